@@ -1,0 +1,115 @@
+"""The one tree of errors; it says what went wrong and nothing about how to find out.
+
+::
+
+    HDF5StorageError
+    ├── RecordError                     the data that was handed in, or asked for
+    │   ├── ValidationError             also ValueError      a Dataset, array or argument is not a record
+    │   ├── RecordNotFoundError         also KeyError        no record has this id
+    │   ├── AmbiguousRecordError        also KeyError        several records of a foreign file have it
+    │   └── MisalignedRecordsError      also ValueError      records that cannot be put into one Dataset
+    ├── StoreError                      the file as a whole
+    │   ├── StoreNotFoundError          also FileNotFoundError
+    │   ├── StoreExistsError            also FileExistsError
+    │   ├── NotAStoreError              also OSError         a directory, or not HDF5
+    │   ├── ReadOnlyError               also PermissionError
+    │   ├── ClosedError                 also ValueError      the store was closed
+    │   ├── LockTimeoutError            also TimeoutError    another writer holds the file
+    │   └── WriteError                  also OSError         the disk refused; nothing committed is lost
+    └── DamagedError                    also OSError         stored bytes fail their checksum
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AmbiguousRecordError",
+    "ClosedError",
+    "DamagedError",
+    "HDF5StorageError",
+    "LockTimeoutError",
+    "MisalignedRecordsError",
+    "NotAStoreError",
+    "ReadOnlyError",
+    "RecordError",
+    "RecordNotFoundError",
+    "StoreError",
+    "StoreExistsError",
+    "StoreNotFoundError",
+    "ValidationError",
+    "WriteError",
+]
+
+
+class HDF5StorageError(Exception):
+    """Root of every error that neurostore raises on its own account."""
+
+
+class RecordError(HDF5StorageError):
+    """Something about one record, or the data meant to become one."""
+
+
+class ValidationError(RecordError, ValueError):
+    """Data or an argument cannot be stored as asked; nothing was written."""
+
+    @classmethod
+    def of(cls, what: str, problems: list[str]) -> ValidationError:
+        """One error for all ``problems`` of ``what``."""
+        if len(problems) == 1:
+            return cls(f"{what}: {problems[0]}")
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        return cls(f"{what}: {len(problems)} problems{lines}")
+
+
+class RecordNotFoundError(RecordError, KeyError):
+    """No record has the id that was asked for."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument, which would quote the whole sentence.
+        return str(self.args[0]) if self.args else ""
+
+
+class AmbiguousRecordError(RecordError, KeyError):
+    """Several records of a foreign file share the leaf name; a full address decides."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class MisalignedRecordsError(RecordError, ValueError):
+    """Records differ in shape or labels, so one Dataset cannot hold them."""
+
+
+class StoreError(HDF5StorageError):
+    """Something about the file as a whole."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no file at the path."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """There already is a file at the path, and a new one was asked for."""
+
+
+class NotAStoreError(StoreError, OSError):
+    """What stands at the path is not an HDF5 file."""
+
+
+class ReadOnlyError(StoreError, PermissionError):
+    """The store, or its file system, does not allow writing."""
+
+
+class ClosedError(StoreError, ValueError):
+    """The store has been closed."""
+
+
+class LockTimeoutError(StoreError, TimeoutError):
+    """Another writer held the file for longer than the time-out."""
+
+
+class WriteError(StoreError, OSError):
+    """The operating system refused a write; the last commit stands."""
+
+
+class DamagedError(HDF5StorageError, OSError):
+    """Stored bytes do not agree with their checksum, or cannot be decoded."""
