@@ -1,0 +1,142 @@
+"""The floors of the package: imports go down only, and siblings do not know each other."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "neurostore"
+
+FLOORS = {
+    "_version": 0,
+    "errors": 0,
+    "names": 0,
+    "times": 0,
+    "types": 0,
+    "journal": 1,
+    "locks": 1,
+    "schema": 1,
+    "filters": 2,
+    "rawcopy": 2,
+    "stencil": 2,
+    "catalogue": 3,
+    "index": 3,
+    "reading": 3,
+    "session": 4,
+    "lifecycle": 5,
+    "series": 5,
+    "store": 6,
+    "accessor": 7,
+    "cli": 7,
+    "demo": 7,
+    "engine": 7,
+    "hdf5_storage": 7,
+    "plot": 7,
+    "__init__": 8,
+    "__main__": 8,
+}
+# The command line runs the demo, and the demo draws a picture.
+KNOWN_SIBLINGS = {("cli", "demo"), ("demo", "plot")}
+HDF5_FLOORS = {1, 2, 3}
+# Heavy, or not installed everywhere: imported by the function that needs them.
+LAZY = {"jax", "matplotlib", "dask", "netCDF4", "cf_xarray"}
+
+MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
+
+
+def unit_of(module: str) -> str:
+    """The name that the table knows a file by: its own, or that of its subpackage."""
+    return module.removesuffix(".py").split("/")[0]
+
+
+def imports(module: str) -> list[tuple[int, str]]:
+    """Line and absolute name of every import, those in functions and TYPE_CHECKING too."""
+    package = ["neurostore", *module.split("/")[:-1]]
+    found = []
+    for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            start = ".".join([*base, *filter(None, [node.module])])
+            found += [(node.lineno, f"{start}.{alias.name}") for alias in node.names]
+    return found
+
+
+def module_level_imports(module: str) -> set[str]:
+    """Top packages that are imported as soon as the module is."""
+    pending: list[ast.AST] = [ast.parse((ROOT / module).read_text(encoding="utf-8"))]
+    found = set()
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            pending += [child for child in ast.iter_child_nodes(node) if not type_checking(child)]
+    return found
+
+
+def type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_a_floor(module: str) -> None:
+    assert unit_of(module) in FLOORS, f"give {unit_of(module)} a floor in FLOORS"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module: str) -> None:
+    here = unit_of(module)
+    wrong = []
+    for line, name in imports(module):
+        top, _, rest = name.partition(".")
+        there = rest.split(".")[0] if rest.split(".")[0] in FLOORS else "__init__"
+        if top != "neurostore" or there == here or (here, there) in KNOWN_SIBLINGS:
+            continue
+        if FLOORS[there] >= FLOORS[here]:
+            wrong.append(f"{module}:{line}: {here} (F{FLOORS[here]}) -> {there} (F{FLOORS[there]})")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if FLOORS.get(unit_of(m)) not in HDF5_FLOORS]
+)
+def test_hdf5_stays_on_its_floors(module: str) -> None:
+    wrong = [
+        f"{module}:{line}: {name}"
+        for line, name in imports(module)
+        if name.split(".")[0] in {"h5py", "h5netcdf"}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if FLOORS.get(unit_of(m), 0) < 7])
+def test_nothing_below_the_faces_uses_the_accessor(module: str) -> None:
+    tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
+    lines = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "neuro"]
+    assert not lines, f"{module}: .neuro on lines {lines}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_heavy_packages_are_imported_by_the_function_that_needs_them(module: str) -> None:
+    assert not module_level_imports(module) & LAZY
+
+
+def test_import_loads_nothing_heavy() -> None:
+    code = "import sys, neurostore; print(*sorted(m for m in sys.modules if '.' not in m))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd=ROOT.parent,
+    )
+    assert not set(done.stdout.split()) & LAZY

@@ -1,0 +1,104 @@
+"""The project's files agree with each other: packages, versions, commands, public names."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import neurostore
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+# Where conda-forge calls a package otherwise than PyPI does.
+CONDA_NAMES = {"isal": "python-isal", "matplotlib": "matplotlib-base"}
+ENVIRONMENT_EXTRAS = ("plot", "dask", "test")
+
+
+def normal(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", requirement).lower().replace(" ", "")
+
+
+def name_of(requirement: str) -> str:
+    match = re.match(r"[\w.-]+", requirement)
+    assert match, requirement
+    return normal(match[0])
+
+
+def required(*extras: str) -> list[str]:
+    table = PROJECT["project"]["optional-dependencies"]
+    wanted = [*PROJECT["project"]["dependencies"], *(r for extra in extras for r in table[extra])]
+    return [r for r in wanted if name_of(r) != "neurostore"]
+
+
+def test_environment_lists_what_the_project_requires() -> None:
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    flat = [r for entry in listed for r in (entry["pip"] if isinstance(entry, dict) else [entry])]
+    python = f"python{PROJECT['project']['requires-python']}"
+    conda = [
+        requirement.replace(
+            name_of(requirement), CONDA_NAMES.get(name_of(requirement), name_of(requirement)), 1
+        )
+        for requirement in map(normal, required(*ENVIRONMENT_EXTRAS))
+    ]
+    assert sorted(map(normal, flat)) == sorted([python, "pip", *conda])
+
+
+def test_every_import_is_declared() -> None:
+    declared = {name_of(r) for r in required("plot", "dask")} | {"pandas"}  # pandas is xarray's
+    undeclared = set()
+    for path in (ROOT / "neurostore").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            else:
+                continue
+            undeclared |= {normal(name.split(".")[0]) for name in names}
+    undeclared -= {normal(name) for name in sys.stdlib_module_names}
+    assert undeclared - {"neurostore"} <= declared
+
+
+def test_installed_version_is_the_one_in_the_source() -> None:
+    assert importlib.metadata.version("neurostore") == neurostore.__version__
+
+
+def test_entry_points_load() -> None:
+    scripts = importlib.metadata.entry_points(group="console_scripts", name="neurostore")
+    engines = importlib.metadata.entry_points(group="xarray.backends", name="neurostore")
+    assert [callable(point.load()) for point in [*scripts, *engines]] == [True, True]
+
+
+def test_public_names_are_sorted_and_exist() -> None:
+    assert list(neurostore.__all__) == sorted(neurostore.__all__)
+    assert len(set(neurostore.__all__)) == len(neurostore.__all__)
+    assert [name for name in neurostore.__all__ if not hasattr(neurostore, name)] == []
+
+
+def test_typed_marker_is_shipped() -> None:
+    assert (Path(neurostore.__file__).parent / "py.typed").is_file()
+
+
+def test_the_two_commands_of_the_readme_are_the_ones_that_ci_runs() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python3 -m venv .*$", readme, flags=re.MULTILINE)
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert len(commands) == 2
+    assert [command for command in commands if command not in script] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
+def test_notebooks_are_kept_without_their_output(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code
+    assert not [cell for cell in code if cell["outputs"] or cell["execution_count"]]
