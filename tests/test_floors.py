@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "neurostore"
 
+# A half is a step inside a floor: it may use what stands lower on that floor.
 FLOORS = {
     "_version": 0,
     "errors": 0,
@@ -20,9 +21,11 @@ FLOORS = {
     "journal": 1,
     "locks": 1,
     "schema": 1,
+    "h5attrs": 1,
+    "records": 1.5,
     "filters": 2,
     "rawcopy": 2,
-    "stencil": 2,
+    "stencil": 2.5,
     "catalogue": 3,
     "index": 3,
     "reading": 3,
@@ -41,7 +44,7 @@ FLOORS = {
 }
 # The command line runs the demo, and the demo draws a picture.
 KNOWN_SIBLINGS = {("cli", "demo"), ("demo", "plot")}
-HDF5_FLOORS = {1, 2, 3}
+HDF5_FLOORS = range(1, 4)
 # Heavy, or not installed everywhere: imported by the function that needs them.
 LAZY = {"jax", "matplotlib", "dask", "netCDF4", "cf_xarray"}
 
@@ -106,7 +109,7 @@ def test_imports_go_down_only(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [m for m in MODULES if FLOORS.get(unit_of(m)) not in HDF5_FLOORS]
+    "module", [m for m in MODULES if int(FLOORS.get(unit_of(m), 0)) not in HDF5_FLOORS]
 )
 def test_hdf5_stays_on_its_floors(module: str) -> None:
     wrong = [
