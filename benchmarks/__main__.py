@@ -1,0 +1,90 @@
+"""The command line of the benchmarks: choose cases, run them, print or write the tables."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks import (
+    growth,
+    import_time,
+    long_train,
+    open_engine,
+    open_tree,
+    record_bytes,
+    retrieve_one,
+    snapshot,
+    stock_append,
+    store_one,
+    time_range,
+)
+from benchmarks.measure import once
+from benchmarks.report import Table, machine, page, seconds
+
+
+class Case(Protocol):
+    """A module with a name and one function that measures."""
+
+    NAME: str
+
+    def run(self, folder: Path, *, quick: bool) -> Table:
+        """Measure, with files in ``folder``."""
+
+
+CASES: tuple[Case, ...] = (
+    store_one,
+    stock_append,
+    retrieve_one,
+    open_engine,
+    growth,
+    time_range,
+    record_bytes,
+    import_time,
+    open_tree,
+    snapshot,
+    long_train,
+)
+
+
+def main() -> None:
+    """Run the chosen cases."""
+    options = arguments()
+    chosen = [case for case in CASES if not options.only or case.NAME in options.only]
+    with scratch(options.scratch) as folder:
+        print(machine(folder))
+        tables = []
+        for case in chosen:
+            took = once(lambda case=case: tables.append(case.run(folder, quick=options.quick)))
+            print(tables[-1].markdown() + f"\n({case.NAME} took {seconds(took)})\n", flush=True)
+        if options.write:
+            options.write.write_text(page(tables, folder), encoding="utf-8")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes: only check that it runs")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file")
+    parser.add_argument(
+        "--only", nargs="+", choices=[case.NAME for case in CASES], metavar="NAME", default=[]
+    )
+    parser.add_argument("--scratch", type=Path, metavar="FOLDER", help="where to put the files")
+    options = parser.parse_args()
+    if options.quick and options.write:
+        parser.error("--quick measures nothing worth writing; leave out --write or --quick")
+    return options
+
+
+@contextmanager
+def scratch(parent: Path | None) -> Iterator[Path]:
+    """A new folder for the files, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=parent) as folder:
+        yield Path(folder)
+
+
+if __name__ == "__main__":
+    main()

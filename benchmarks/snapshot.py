@@ -1,0 +1,80 @@
+"""A snapshot of 1,000 neurons and a dense trace: write, read and size, beside h5py's own gzip.
+
+Each write and each read runs from opening the file to closing it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+import neurostore
+from benchmarks import trains
+from benchmarks.measure import duel
+from benchmarks.report import Table, size, speedup
+
+NAME = "snapshot"
+
+
+def run(folder: Path, *, quick: bool) -> Table:
+    """Write both files anew in every round, then read them."""
+    arrays = network(100 if quick else 1_000)
+    rounds = 1 if quick else 7
+    ours, peer = folder / "snapshot.h5", folder / "snapshot-bare.h5"
+    written = duel(
+        lambda _: by_storage(ours, arrays), lambda _: by_h5py(peer, arrays), rounds=rounds
+    )
+    read = duel(lambda _: from_storage(ours), lambda _: from_h5py(peer), rounds=rounds)
+    table = Table(
+        "A snapshot of 1,000 neurons and a plasticity trace",
+        "Adjacency 0/1, weights log-normal and 10 % dense, states, and a dense random trace, from "
+        "opening the file to closing it. The peer is h5py with gzip 6 and Fletcher-32.",
+    )
+    table.rows += [speedup("write", written, 10), speedup("read", read, 3)]
+    bytes_ours, bytes_peer = (float(path.stat().st_size) for path in (ours, peer))
+    table.rows.append(size("size", bytes_ours, bytes_peer, bytes_peer, "≤ 1x the size"))
+    return table
+
+
+def network(n: int) -> dict[str, np.ndarray]:
+    """Random matrices of ``n`` neurons."""
+    rng = np.random.default_rng(0)
+    weights = np.where(rng.random((n, n)) < 0.1, rng.lognormal(0, 1, (n, n)), 0)
+    return {
+        "adjacency": rng.integers(0, 2, (n, n)),
+        "weights": weights,
+        "states": rng.random((n, 5)),
+        "trace": rng.random((n, n)),
+    }
+
+
+def by_storage(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write with the array face, all defaults."""
+    path.unlink(missing_ok=True)
+    with neurostore.HDF5Storage(path) as storage:
+        storage.store_network_snapshot(
+            1.0, arrays["adjacency"], arrays["weights"], arrays["states"]
+        )
+        storage.store_plasticity_trace(1.0, arrays["trace"], "stdp")
+
+
+def by_h5py(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write four datasets with h5py."""
+    with h5py.File(path, "w") as h5file:
+        for name, data in arrays.items():
+            h5file.create_dataset(name, data=data, **trains.FILTERS)
+
+
+def from_storage(path: Path) -> object:
+    """Read both records back."""
+    with neurostore.HDF5Storage(path) as storage:
+        snapshot = storage.retrieve_network_snapshot("snapshot_1.0")
+        return snapshot, storage.retrieve_plasticity_trace("stdp_1.0")
+
+
+def from_h5py(path: Path) -> object:
+    """Read the four datasets back."""
+    with h5py.File(path) as h5file:
+        return [h5file[name][:] for name in h5file]
