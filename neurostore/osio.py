@@ -1,0 +1,264 @@
+"""The operating system's part in safe files: the operations, and whole files put in place.
+
+Everything that the store does to a file from Python goes through one small object, `OsIO`, so
+that tests can record the operations and let each of them fail. `create` and `replace` make a file
+appear whole or not at all. Nothing here knows what is in a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from typing import Any, Final, Literal, Protocol
+
+from neurostore.errors import StoreExistsError, WriteError
+
+__all__ = ["IO", "Durability", "OsIO", "create", "read_all", "refused", "replace", "write_all"]
+
+Durability = Literal["power", "process"]
+Bytes = bytes | bytearray | memoryview
+FLAGS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class IO(Protocol):
+    """The operations of the operating system that this module uses; `OsIO` does them."""
+
+    def open(self, path: str, flags: int, mode: int = 0o666) -> int:
+        """Open ``path``; the descriptor."""
+
+    def close(self, fd: int) -> None:
+        """Close ``fd``."""
+
+    def size(self, fd: int) -> int:
+        """Size of the file in bytes."""
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``."""
+
+    def preadinto(self, fd: int, buffer: Any, offset: int) -> int:
+        """Fill ``buffer`` from ``offset``; the number of bytes read."""
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        """Write ``data`` at ``offset``; the number of bytes written, maybe too few."""
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Make the file ``size`` bytes long."""
+
+    def sync(self, fd: int) -> None:
+        """Return when the bytes and the size are on the medium."""
+
+    def sync_directory(self, path: str) -> None:
+        """Return when the names in the directory are on the medium."""
+
+    def unlink(self, path: str) -> None:
+        """Remove the name."""
+
+    def replace(self, source: str, target: str) -> None:
+        """Rename, over whatever stands at ``target``."""
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name; fails where ``target`` exists."""
+
+
+class OsIO:
+    """`IO` by the operating system itself."""
+
+    open = staticmethod(os.open)
+    close = staticmethod(os.close)
+    unlink = staticmethod(os.unlink)
+    replace = staticmethod(os.replace)
+    link = staticmethod(os.link)
+    truncate = staticmethod(os.ftruncate)
+
+    @staticmethod
+    def size(fd: int) -> int:
+        """Size of the file in bytes."""
+        return os.fstat(fd).st_size
+
+    if sys.platform == "win32":
+
+        @staticmethod
+        def pread(fd: int, length: int, offset: int) -> bytes:
+            """Up to ``length`` bytes from ``offset``."""
+            os.lseek(fd, offset, os.SEEK_SET)
+            return os.read(fd, length)
+
+        @staticmethod
+        def preadinto(fd: int, buffer: Any, offset: int) -> int:
+            """Fill ``buffer`` from ``offset``; the number of bytes read."""
+            os.lseek(fd, offset, os.SEEK_SET)
+            data = os.read(fd, len(buffer))
+            memoryview(buffer)[: len(data)] = data
+            return len(data)
+
+        @staticmethod
+        def pwrite(fd: int, data: Any, offset: int) -> int:
+            """Write ``data`` at ``offset``; the number of bytes written."""
+            os.lseek(fd, offset, os.SEEK_SET)
+            return os.write(fd, data)
+
+        sync = staticmethod(os.fsync)
+
+        @staticmethod
+        def sync_directory(path: str) -> None:
+            """Do nothing: Windows cannot sync a directory."""
+
+    else:
+        pread = staticmethod(os.pread)
+        pwrite = staticmethod(os.pwrite)
+
+        @staticmethod
+        def preadinto(fd: int, buffer: Any, offset: int) -> int:
+            """Fill ``buffer`` from ``offset``; the number of bytes read."""
+            return os.preadv(fd, (buffer,), offset)
+
+        if sys.platform == "darwin":
+
+            @staticmethod
+            def sync(fd: int) -> None:
+                """Return when the bytes are on the medium (`fsync` stops at the drive's cache)."""
+                import fcntl
+
+                fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+
+        else:
+            sync = staticmethod(os.fdatasync)
+
+        @staticmethod
+        def sync_directory(path: str) -> None:
+            """Return when the names in the directory are on the medium."""
+            fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | FLAGS)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def write_all(io: IO, fd: int, data: Bytes, offset: int) -> None:
+    """Write all of ``data``, in as many steps as the system takes."""
+    done = io.pwrite(fd, data, offset)
+    if done == len(data):
+        return
+    rest = memoryview(data)[done:]
+    while rest:
+        if not done:
+            raise OSError(errno.EIO, "the system wrote no bytes")
+        offset += done
+        done = io.pwrite(fd, rest, offset)
+        rest = rest[done:]
+
+
+def read_all(io: IO, fd: int, length: int, offset: int) -> bytes:
+    """``length`` bytes from ``offset``, zeros where the file is shorter."""
+    data = io.pread(fd, length, offset)
+    while len(data) < length:
+        more = io.pread(fd, length - len(data), offset + len(data))
+        if not more:
+            return data.ljust(length, b"\0")
+        data += more
+    return data
+
+
+def refused(path: str, what: str, error: BaseException, remedy: str) -> WriteError:
+    """Make the error that says which operation on ``path`` the system refused, and why."""
+    number = getattr(error, "errno", None)
+    name = errno.errorcode.get(number, str(number)) if number else type(error).__name__
+    refused = WriteError(f"{path}: {what} failed: {name} ({error}); {remedy}")
+    refused.errno = number
+    return refused
+
+
+def replace(
+    temporary: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    durability: Durability = "power",
+    io: IO | None = None,
+) -> None:
+    """Put the finished file ``temporary`` in the place of ``path``, whole or not at all.
+
+    Both stand in one directory. Where ``path`` is a data file, the caller holds its writer lock
+    and `applying`, has called `CrashSafeFile.checkpoint`, and the new file has another file id or
+    a higher generation, so that a journal that comes back after a power cut is not applied.
+    """
+    io = io or OsIO()
+    temporary, path = os.fspath(temporary), os.path.realpath(os.fspath(path))
+    try:
+        if durability == "power":
+            _sync_path(io, temporary)
+        io.replace(temporary, path)
+        if durability == "power":
+            io.sync_directory(os.path.dirname(path))
+    except OSError as error:
+        raise refused(path, "replacing the file", error, "the old file stands") from error
+
+
+def create(
+    path: str | os.PathLike[str],
+    build: Callable[[str], object],
+    *,
+    durability: Durability = "power",
+    io: IO | None = None,
+) -> None:
+    """Make a new file whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Where it is to stand; nothing stands there yet.
+    build
+        Called with the path of an empty temporary file in the same directory; fills it.
+    durability
+        ``"process"`` leaves out the syncs.
+    io
+        The operations of the operating system.
+
+    Raises
+    ------
+    StoreExistsError
+        Something stands at ``path``, perhaps since a moment ago.
+    """
+    io = io or OsIO()
+    path = os.path.realpath(os.fspath(path))
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name[:200]}-{secrets.token_hex(8)}")
+    try:
+        io.close(io.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS))
+        try:
+            build(temporary)
+            if durability == "power":
+                _sync_path(io, temporary)
+            _name(io, temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                io.unlink(temporary)
+        if durability == "power":
+            io.sync_directory(folder)
+    except FileExistsError as error:
+        raise StoreExistsError(
+            f"{path}: exists already, expected no file there; open it, or choose another path"
+        ) from error
+
+
+def _name(io: IO, temporary: str, path: str) -> None:
+    """Name a finished file, failing where the name is taken."""
+    try:
+        io.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # No hard links here. The empty file holds the name for the moment until the rename.
+        io.close(io.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS))
+        io.replace(temporary, path)
+
+
+def _sync_path(io: IO, path: str) -> None:
+    fd = io.open(path, os.O_RDWR | FLAGS)
+    try:
+        io.sync(fd)
+    finally:
+        io.close(fd)
