@@ -22,8 +22,7 @@ from benchmarks import (
     store_one,
     time_range,
 )
-from benchmarks.measure import once
-from benchmarks.report import Table, machine, page, seconds
+from benchmarks.report import Table, machine, page
 
 
 class Case(Protocol):
@@ -58,8 +57,8 @@ def main() -> None:
         print(machine(folder))
         tables = []
         for case in chosen:
-            took = once(lambda case=case: tables.append(case.run(folder, quick=options.quick)))
-            print(tables[-1].markdown() + f"\n({case.NAME} took {seconds(took)})\n", flush=True)
+            tables.append(case.run(folder, quick=options.quick))
+            print(tables[-1].markdown(), flush=True)
         if options.write:
             options.write.write_text(page(tables, folder), encoding="utf-8")
 

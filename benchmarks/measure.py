@@ -80,10 +80,3 @@ def block(task: Task, numbers: Iterator[int], calls: int) -> float:
     for number in chosen:
         task(number)
     return (time.perf_counter() - start) / calls
-
-
-def once(task: Callable[[], object]) -> float:
-    """Seconds of a single call, for what cannot be repeated."""
-    start = time.perf_counter()
-    task()
-    return time.perf_counter() - start

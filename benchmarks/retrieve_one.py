@@ -44,8 +44,8 @@ def run(folder: Path, *, quick: bool) -> Table:
 
 
 def drawn(records: int) -> list[int]:
-    """4,096 record numbers, drawn anew for no reader."""
-    return np.random.default_rng(1).integers(0, records, 4096).tolist()
+    """4,096 record numbers, the same for both sides."""
+    return [int(k) for k in np.random.default_rng(1).integers(0, records, 4096)]
 
 
 def retrieve(store: neurostore.Store, records: int) -> Task:

@@ -34,7 +34,7 @@ def run(folder: Path, *, quick: bool) -> Table:
         shutil.copy(ours, peer)
         with neurostore.open(ours, durability="process") as store:
             result = duel(
-                lambda k, store=store, n=records: store.store(trains.labelled(n + k)),
+                store_after(store, records),
                 append_to(peer),
                 rounds=rounds,
                 calls=20,
@@ -42,6 +42,11 @@ def run(folder: Path, *, quick: bool) -> Table:
             )
         table.rows.append(speedup(f"{records:,} records in the file", result, goal))
     return table
+
+
+def store_after(store: neurostore.Store, records: int) -> Task:
+    """Store train ``k`` after those that are there."""
+    return lambda k: store.store(trains.labelled(records + k))
 
 
 def append_to(path: Path) -> Task:
