@@ -23,6 +23,7 @@ from neurostore import (
 )
 from neurostore import hdf5_storage as module_under_test
 
+PAGE = Path(__file__).parents[1] / "docs" / "array-face.md"
 T = 1_700_000_000.123456
 
 
@@ -319,6 +320,28 @@ def test_chunk_size(tmp_path: Path, chunk_size: int) -> None:
     with HDF5Storage(tmp_path / "run.h5", chunk_size=chunk_size) as store:
         record = store.store_homeostatic_trace(T, data, "m")
         same(store.retrieve_homeostatic_trace(record), (data, T, "m"))
+
+
+@pytest.mark.parametrize("chunk_size", [512, 1024, 2048])
+def test_chunk_shapes_are_those_of_the_page(tmp_path: Path, chunk_size: int) -> None:
+    rows = [line.split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines()]
+    (head,) = (row for row in rows if row[0] == "| array")
+    column = [name.strip("` |") for name in head].index(f"chunk_size={chunk_size}")
+    documented = {row[0].strip("| "): row[column].strip("| ") for row in rows if len(row) == 4}
+    spikes, matrix, states = np.zeros(1_000_000), np.zeros((1000, 1000)), np.zeros((500, 100))
+    with HDF5Storage(tmp_path / "run.h5", chunk_size=chunk_size) as store:
+        store.store_spike_train(1.0, spikes, spikes.astype(int))
+        store.store_spike_train(2.0, spikes[:5], spikes[:5].astype(int))
+        store.store_plasticity_trace(1.0, matrix, "stdp")
+        store.store_reservoir_states(1.0, states, "main")
+    with h5py.File(tmp_path / "run.h5") as h5file:
+        for array, address in {
+            "1,000,000 spikes": "spike_trains/raw_data/train_1.0/spike_times",
+            "1000 × 1000 weights": "learning_traces/plasticity/stdp_1.0/changes",
+            "500 neurons × 100 steps": "activations/reservoir_states/main_1.0/states",
+            "5 spikes": "spike_trains/raw_data/train_2.0/spike_times",
+        }.items():
+            assert documented[array] == str(h5file[address].chunks or "none"), array
 
 
 def test_settings_belong_to_each_object(tmp_path: Path) -> None:
