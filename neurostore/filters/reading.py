@@ -1,0 +1,250 @@
+"""Values of a dataset, or of a selection of it, out of its chunks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..errors import DamagedError, ValidationError
+from .codec import CODEC_ERRORS, Array, inflated, unshuffled, verified
+from .threads import each
+
+Selection = tuple[slice | int, ...]
+Slices = tuple[slice, ...]
+
+
+def read(dataset: h5py.h5d.DatasetID, selection: Selection | None = None) -> Array:
+    """Read a dataset, or a basic selection of it; only the chunks it touches are read and decoded.
+
+    The checksum of every chunk that carries one is verified. Many chunks are decoded in threads.
+    Do not call it while holding ``h5py._hl.base.phil``.
+
+    Parameters
+    ----------
+    dataset : h5py.h5d.DatasetID
+        Any dataset of bool, integers, floats, complex or S1, whoever wrote it.
+    selection : tuple of slice or int, optional
+        One entry per axis, axes left out at the end are taken whole; steps of at least 1. An
+        integer drops its axis. Default: everything.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the type in the file, byte order included.
+
+    Raises
+    ------
+    DamagedError
+        Stored bytes fail their checksum or cannot be decoded.
+    """
+    shape = dataset.shape
+    ranges, drop = _ranges(dataset, shape, selection or ())
+    out = np.empty([len(r) for r in ranges], dataset.dtype)
+    plan = _plan(dataset, out.dtype) if out.size else None
+    if plan is not None:
+        _read_chunks(dataset, out, ranges, plan)
+    elif out.size:
+        _read_by_hdf5(dataset, out, ranges)
+    return out[drop] if drop is not None else out
+
+
+def _ranges(
+    dataset: h5py.h5d.DatasetID, shape: tuple[int, ...], selection: Selection
+) -> tuple[list[range], tuple[slice | int, ...] | None]:
+    """Resolve what is taken of each axis, and the index that drops those taken by an integer."""
+    if len(selection) > len(shape):
+        raise ValidationError(
+            f"{name_of(dataset)}: selection of {len(selection)} axes, expected at most {len(shape)}"
+        )
+    ranges = [range(n) for n in shape]
+    for axis, key in enumerate(selection):
+        if isinstance(key, slice):
+            ranges[axis] = ranges[axis][key]
+            if ranges[axis].step < 1:
+                raise ValidationError(f"{name_of(dataset)}: axis {axis}: step below 1 in {key}")
+        else:
+            at = ranges[axis][key]
+            ranges[axis] = range(at, at + 1)
+    if all(isinstance(key, slice) for key in selection):
+        return ranges, None
+    return ranges, tuple(slice(None) if isinstance(k, slice) else 0 for k in selection)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the chunks of one dataset are decoded."""
+
+    chunks: tuple[int, ...]
+    dtype: np.dtype[Any]
+    filters: tuple[tuple[int, int], ...]
+    fill: Callable[[], Array]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.chunks) * self.dtype.itemsize
+
+
+_KNOWN = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
+# A chunk that its filters made larger than its values is odd beyond this.
+_SLACK = 1024
+
+
+@lru_cache(maxsize=64)
+def _type_of(dtype: np.dtype[Any]) -> h5py.h5t.TypeID:
+    return h5py.h5t.py_create(dtype, logical=True)
+
+
+def _plan(dataset: h5py.h5d.DatasetID, dtype: np.dtype[Any]) -> _Plan | None:
+    """Make the plan, or None where HDF5 must read: foreign filters, layouts and types."""
+    dcpl = dataset.get_create_plist()
+    if dcpl.get_layout() != h5py.h5d.CHUNKED:
+        return None
+    filters = []
+    for index in range(dcpl.get_nfilters()):
+        code, _, values, _ = dcpl.get_filter(index)
+        if code not in _KNOWN:
+            return None
+        filters.append((code, values[0] if code == h5py.h5z.FILTER_SHUFFLE else 0))
+    if not _plain_type(dataset.get_type(), dtype):
+        return None
+
+    def fill() -> Array:
+        value = np.zeros((1,), dtype)
+        if dcpl.fill_value_defined() != h5py.h5d.FILL_VALUE_UNDEFINED:
+            dcpl.get_fill_value(value)
+        return value
+
+    return _Plan(dcpl.get_chunk(), dtype, tuple(filters), fill)
+
+
+def _plain_type(stored: h5py.h5t.TypeID, dtype: np.dtype[Any]) -> bool:
+    """Whether the stored bytes are the bytes of the numpy type."""
+    if dtype.kind == "S":
+        # Space-padded strings lose their padding on the way to numpy; the others are as stored.
+        fixed = isinstance(stored, h5py.h5t.TypeStringID) and not stored.is_variable_str()
+        return fixed and dtype.itemsize == 1 and stored.get_strpad() != h5py.h5t.STR_SPACEPAD
+    return dtype.kind in "biufc" and bool(stored == _type_of(dtype))
+
+
+def _read_by_hdf5(dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range]) -> None:
+    space = h5py.h5s.ALL
+    memory = h5py.h5s.ALL
+    if ranges and tuple(len(r) for r in ranges) != dataset.shape:
+        space = dataset.get_space()
+        steps = tuple(r.step for r in ranges)
+        space.select_hyperslab(tuple(r.start for r in ranges), out.shape, steps)
+        memory = h5py.h5s.create_simple(out.shape)
+    try:
+        dataset.read(memory, space, out)
+    except OSError as error:
+        raise DamagedError(f"{name_of(dataset)}: HDF5 cannot read the values: {error}") from error
+
+
+def _read_chunks(dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range], plan: _Plan) -> None:
+    # A byte view of any strides: one more axis, whose length is the size of a value.
+    target = out[..., None].view(np.uint8)
+
+    axes = [_along(r, c) for r, c in zip(ranges, plan.chunks, strict=True)]
+    work = math.prod(map(len, axes)) * plan.nbytes
+
+    def stored() -> Iterator[tuple[Any, int, tuple[int, ...], Slices, Slices]]:
+        for parts in product(*axes):
+            offset, source, destination = zip(*parts, strict=True)
+            raw = _raw_chunk(dataset, offset, plan)
+            if raw is None:
+                out[destination] = plan.fill()
+            else:
+                yield raw[1], raw[0], offset, source, destination
+
+    def decode(
+        data: Any, mask: int, offset: tuple[int, ...], source: Slices, destination: Slices
+    ) -> None:
+        try:
+            _decoded(data, mask, plan, source, out[destination], target[destination])
+        except CODEC_ERRORS as error:
+            raise _damaged(dataset, offset, str(error)) from error
+
+    for _ in each(decode, stored(), work, plan.nbytes):
+        pass
+
+
+def _along(taken: range, chunk: int) -> list[tuple[int, slice, slice]]:
+    """Split what is taken of one axis: offset of each chunk, its part, and where that goes."""
+    parts: list[tuple[int, slice, slice]] = []
+    done = 0
+    while done < len(taken):
+        first = taken[done]
+        offset = first - first % chunk
+        count = min(len(taken) - done, -(-(offset + chunk - first) // taken.step))
+        last = first - offset + (count - 1) * taken.step + 1
+        source = slice(first - offset, last, taken.step)
+        parts.append((offset, source, slice(done, done + count)))
+        done += count
+    return parts
+
+
+def _raw_chunk(
+    dataset: h5py.h5d.DatasetID, offset: tuple[int, ...], plan: _Plan
+) -> tuple[int, Any] | None:
+    """Filter mask and stored bytes of one chunk; None where nothing was ever written."""
+    try:
+        # Reading a chunk that does not exist asks for an arbitrary amount of memory.
+        info = dataset.get_chunk_info_by_coord(offset)
+        if info.byte_offset is None:
+            return None
+        if info.size > 2 * plan.nbytes + _SLACK:
+            raise _damaged(dataset, offset, f"{info.size} stored bytes for {plan.nbytes}")
+        return dataset.read_direct_chunk(offset)  # type: ignore[no-any-return]
+    except DamagedError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise _damaged(dataset, offset, str(error)) from error
+
+
+def _decoded(
+    data: Any, mask: int, plan: _Plan, source: Slices, values: Array, target: Array
+) -> None:
+    """Undo the filters of one chunk and put the selected part of it into its place."""
+    shuffled = False
+    for index in range(len(plan.filters) - 1, -1, -1):
+        code, size = plan.filters[index]
+        if mask >> index & 1:
+            continue
+        if index == 0 and size == plan.dtype.itemsize:
+            shuffled = True
+        else:
+            data = _undone(data, code, size, plan)
+    if len(data) != plan.nbytes:
+        raise ValueError(f"{len(data)} bytes after decoding, expected {plan.nbytes}")
+    if not shuffled or plan.dtype.itemsize == 1:
+        values[...] = np.frombuffer(data, plan.dtype).reshape(plan.chunks)[source]
+        return
+    planes = np.frombuffer(data, np.uint8).reshape(-1, *plan.chunks)
+    for place, plane in enumerate(planes):
+        target[..., place] = plane[source]
+
+
+def _undone(data: Any, code: int, size: int, plan: _Plan) -> Any:
+    if code == h5py.h5z.FILTER_FLETCHER32:
+        return verified(data)
+    if code == h5py.h5z.FILTER_DEFLATE:
+        # A checksum that was taken before compression is still inside.
+        return inflated(data, plan.nbytes + 4 * len(plan.filters))
+    return unshuffled(data, size)
+
+
+def _damaged(dataset: h5py.h5d.DatasetID, offset: tuple[int, ...], reason: str) -> DamagedError:
+    return DamagedError(f"{name_of(dataset)}: chunk at {offset}: {reason}")
+
+
+def name_of(dataset: h5py.h5d.DatasetID) -> str:
+    """Get the path of a dataset in its file, for messages."""
+    name = h5py.h5i.getname_of(dataset)
+    return "unnamed dataset" if name is None else name.decode("utf-8", "replace")

@@ -1,0 +1,56 @@
+"""Work on many chunks at once: one pool for the process, a bounded number of chunks ahead."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_THREADED_BYTES = 256 * 1024
+_IN_FLIGHT_BYTES = 64 * 1024 * 1024
+
+_pool: tuple[int, ThreadPoolExecutor] | None = None
+
+
+def _threads() -> ThreadPoolExecutor:
+    """Get the pool of this process; a forked child has none of its parent's threads."""
+    global _pool
+    if _pool is None or _pool[0] != os.getpid():
+        _pool = os.getpid(), ThreadPoolExecutor(os.cpu_count(), "neurostore-chunks")
+    return _pool[1]
+
+
+def each(
+    function: Callable[..., T], items: Iterable[tuple[Any, ...]], nbytes: int, chunk_bytes: int
+) -> Iterator[T]:
+    """Yield ``function(*item)`` in order; from threads, some chunks ahead, if it is much work."""
+    if nbytes <= _THREADED_BYTES or nbytes <= chunk_bytes:
+        yield from (function(*item) for item in items)
+        return
+    workers = os.cpu_count() or 1
+    ahead = max(workers, min(8 * workers, _IN_FLIGHT_BYTES // max(1, chunk_bytes)))
+    pending: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            pending.append(_submitted(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _submitted(function: Callable[..., T], item: tuple[Any, ...]) -> Future[T]:
+    try:
+        return _threads().submit(function, *item)
+    except RuntimeError:
+        # The interpreter is closing down: threads are over before ``atexit`` closes the files.
+        future: Future[T] = Future()
+        future.set_result(function(*item))
+        return future
