@@ -21,6 +21,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 __all__ = [
     "AmbiguousRecordError",
     "ClosedError",
@@ -52,7 +54,7 @@ class ValidationError(RecordError, ValueError):
     """Data or an argument cannot be stored as asked; nothing was written."""
 
     @classmethod
-    def of(cls, what: str, problems: list[str]) -> ValidationError:
+    def of(cls, what: str, problems: list[str]) -> Self:
         """One error for all ``problems`` of ``what``."""
         if len(problems) == 1:
             return cls(f"{what}: {problems[0]}")

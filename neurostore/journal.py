@@ -72,6 +72,11 @@ class Journal:
         )
         table = [_EXTENT.pack(offset, len(data)) for offset, data in self.extents]
         body = b"".join((head, *table, *(data for _, data in self.extents)))
+        return self.sign(body)
+
+    @staticmethod
+    def sign(body: bytes) -> bytes:
+        """Put magic number, length and checksum before the body of a journal."""
         return HEADER.pack(_MAGIC, len(body), _digest(body)) + body
 
     @classmethod

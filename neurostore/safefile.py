@@ -274,6 +274,7 @@ class CrashSafeFile(_View):
         self._applying = applying
         self._power = durability == "power"
         self._pid = os.getpid()
+        self._doing = self._begun = ""
         self._state_offset = state_offset
         self._end = self._eoa = io.size(self._fd)
         self._state = read_all(io, self._fd, STATE_SIZE, state_offset)
@@ -365,10 +366,13 @@ class CrashSafeFile(_View):
         if not extents:
             return False
         journal = self._describe(extents)
+        self._begun = ""
         try:
             self._append(journal)
             self._write_journal(journal.encode())
+            self._doing = "waiting for readers"
             with self._applying():
+                self._doing, self._begun = "applying the journal", "apply"
                 self._apply(journal)
         except BaseException as error:
             self._spoil(error)
@@ -430,7 +434,7 @@ class CrashSafeFile(_View):
         io = self._io
         self._doing = "opening the journal"
         created = self._open_journal()
-        self._doing = "writing the journal"
+        self._doing, self._begun = "writing the journal", "journal"
         self._journal_head = blob[: HEADER.size]
         self._unsettled = True
         if not created and io.size(self._journal_fd) > max(_BIG_JOURNAL, len(blob)):
@@ -454,13 +458,15 @@ class CrashSafeFile(_View):
         return True
 
     def _apply(self, journal: Journal) -> None:
-        self._doing = "applying the journal"
         journal.apply(self._io, self._fd)
 
     def _spoil(self, error: BaseException) -> None:
-        """After a failed step: no more writes, and no journal of a commit that is not one."""
+        """After a failed step: no more writes, and no journal of a commit that is not one.
+
+        Once the first committed byte may have changed, the journal stays: recovery completes it.
+        """
         self._keep(self._doing, error)
-        if self._doing.endswith("journal") and self._doing != "applying the journal":
+        if self._begun == "journal":
             with contextlib.suppress(OSError):
                 write_all(self._io, self._journal_fd, bytes(HEADER.size), 0)
                 if self._power:

@@ -33,6 +33,8 @@ FLOORS = {
     "index": 3,
     "builders": 3.5,
     "reading": 3.5,
+    "tree": 3.75,
+    "combining": 3.75,
     "session": 4,
     "lifecycle": 5,
     "series": 5,

@@ -46,7 +46,7 @@ def draw(store: Store, experiment: Experiment, path: str | Path) -> None:
 
 def _only(store: Store, kind: str, start: float, name: str | None = None) -> xr.Dataset:
     """Return the record of ``kind`` at ``start``."""
-    return store.retrieve(store.ids(kind, start, start, name)[0])
+    return store.retrieve(store.ids(kind, start, start, name=name)[0])
 
 
 def _draw_trial(figure: Any, store: Store, experiment: Experiment, start: float) -> None:

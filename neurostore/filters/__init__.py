@@ -12,8 +12,8 @@ catalogues or the creation of datasets.
 
 from __future__ import annotations
 
-from .pipeline import Pipeline, check_options, choose, chunk_shape, length_class
+from .pipeline import COMPACT_BYTES, Pipeline, check_options, choose, chunk_shape, length_class
 from .reading import read
 from .writing import write
 
-__all__ = ["Pipeline", "check_options", "choose", "chunk_shape", "length_class", "read", "write"]
+__all__ = ["COMPACT_BYTES", "Pipeline", "check_options", "choose", "chunk_shape", "length_class", "read", "write"]

@@ -246,5 +246,5 @@ def _damaged(dataset: h5py.h5d.DatasetID, offset: tuple[int, ...], reason: str) 
 
 def name_of(dataset: h5py.h5d.DatasetID) -> str:
     """Get the path of a dataset in its file, for messages."""
-    name = h5py.h5i.getname_of(dataset)
+    name = h5py.h5i.get_name(dataset)
     return "unnamed dataset" if name is None else name.decode("utf-8", "replace")

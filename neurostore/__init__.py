@@ -1,0 +1,81 @@
+"""A labelled, crash-safe home for neural-simulation data in one plain HDF5 file."""
+
+from __future__ import annotations
+
+from neurostore import accessor as _accessor  # registers .neuro with xarray
+from neurostore._version import __version__
+from neurostore.builders import (  # type: ignore[attr-defined]
+    attention_maps,
+    build,
+    compressed_spike_train,
+    homeostatic_trace,
+    layer_outputs,
+    network_snapshot,
+    performance_metrics,
+    plasticity_trace,
+    reservoir_states,
+    spike_train,
+)
+from neurostore.errors import (
+    AmbiguousRecordError,
+    ClosedError,
+    DamagedError,
+    HDF5StorageError,
+    LockTimeoutError,
+    MisalignedRecordsError,
+    NotAStoreError,
+    ReadOnlyError,
+    RecordError,
+    RecordNotFoundError,
+    StoreError,
+    StoreExistsError,
+    StoreNotFoundError,
+    ValidationError,
+    WriteError,
+)
+from neurostore.hdf5_storage import (
+    HDF5_AVAILABLE,
+    HDF5Storage,
+    NetworkSnapshot,
+    SpikeTrainData,
+)
+from neurostore.index import EventIndex
+from neurostore.schema import KINDS
+from neurostore.store import Store, open
+
+__all__ = [
+    "HDF5_AVAILABLE",
+    "KINDS",
+    "AmbiguousRecordError",
+    "ClosedError",
+    "DamagedError",
+    "EventIndex",
+    "HDF5Storage",
+    "HDF5StorageError",
+    "LockTimeoutError",
+    "MisalignedRecordsError",
+    "NetworkSnapshot",
+    "NotAStoreError",
+    "ReadOnlyError",
+    "RecordError",
+    "RecordNotFoundError",
+    "SpikeTrainData",
+    "Store",
+    "StoreError",
+    "StoreExistsError",
+    "StoreNotFoundError",
+    "ValidationError",
+    "WriteError",
+    "__version__",
+    "attention_maps",
+    "build",
+    "compressed_spike_train",
+    "homeostatic_trace",
+    "layer_outputs",
+    "network_snapshot",
+    "open",
+    "performance_metrics",
+    "plasticity_trace",
+    "reservoir_states",
+    "spike_train",
+]

@@ -1,0 +1,197 @@
+"""``.neuro`` on Dataset, DataArray and DataTree: one-line delegations that keep no state."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from neurostore import records, schema
+from neurostore.combining import Join
+from neurostore.errors import ValidationError
+from neurostore.store import Store
+from neurostore.store import open as open_store
+from neurostore.times import TimeLike
+
+__all__ = ["DataArrayNeuro", "DataTreeNeuro", "DatasetNeuro"]
+
+PathLike = str | os.PathLike[str]
+
+
+class _Neuro:
+    """What the accessors share: a store at a path, or at the one the data came from."""
+
+    def __init__(self, obj: Any) -> None:
+        self._obj = obj
+
+    def _dataset(self) -> xr.Dataset:
+        return self._obj  # type: ignore[no-any-return]
+
+    def _store(self, path: PathLike | None, mode: Any = "r", **settings: Any) -> Store:
+        if path is None:
+            path = self._obj.encoding.get("source")
+        if path is None:
+            raise ValidationError(
+                "this object does not know which file it belongs to; pass path='run.h5'"
+            )
+        return open_store(path, mode, **settings)
+
+    @property
+    def kind(self) -> str | None:
+        """Kind of record that this is, stamped or inferred; None if it is none.
+
+        >>> import neurostore
+        >>> neurostore.spike_train([0.1], [1], timestamp=0.0).neuro.kind
+        'spike_train'
+        """
+        kind = records.infer_kind(self._dataset())
+        return kind.name if kind is not None else None
+
+    def validate(self) -> None:
+        """Raise ValidationError with everything that keeps this from being stored."""
+        records.examine(self._dataset())
+
+    @property
+    def metadata(self) -> Any:
+        """The JSON that was kept with the record; ``{}`` where there is none."""
+        ds = self._dataset()
+        row = schema.KINDS.get(str(ds.attrs.get("kind")))
+        text = ds.attrs.get(row.details if row is not None else "metadata")
+        return json.loads(text) if isinstance(text, str) else (text or {})
+
+    def retrieve(self, record_id: str, path: PathLike | None = None) -> xr.Dataset:
+        """Return a record of the same file, lazily; see :meth:`neurostore.Store.retrieve`."""
+        return self._store(path).retrieve(record_id)
+
+    def ids(
+        self,
+        kind: str | None = None,
+        start: TimeLike | None = None,
+        end: TimeLike | None = None,
+        *,
+        name: str | None = None,
+        path: PathLike | None = None,
+    ) -> list[str]:
+        """Return ids in time order; see :meth:`neurostore.Store.ids`."""
+        return self._store(path).ids(kind, start, end, name=name)
+
+    def range(
+        self,
+        kind: str,
+        start: TimeLike | None = None,
+        end: TimeLike | None = None,
+        *,
+        name: str | None = None,
+        join: Join = "exact",
+        path: PathLike | None = None,
+    ) -> xr.Dataset:
+        """Return many records as one Dataset; see :meth:`neurostore.Store.range`."""
+        return self._store(path).range(kind, start, end, name=name, join=join)
+
+    def catalogue(
+        self,
+        kind: str | None = None,
+        start: TimeLike | None = None,
+        end: TimeLike | None = None,
+        *,
+        name: str | None = None,
+        path: PathLike | None = None,
+    ) -> xr.Dataset:
+        """Return the table of records; see :meth:`neurostore.Store.catalogue`."""
+        return self._store(path).catalogue(kind, start, end, name=name)
+
+    def info(self, path: PathLike | None = None) -> dict[str, Any]:
+        """Return what is to be known of the file; see :meth:`neurostore.Store.info`."""
+        return self._store(path).info()
+
+    def cleanup(
+        self, retention_days: float, *, path: PathLike | None = None, **options: Any
+    ) -> list[str]:
+        """Remove old records; see :meth:`neurostore.Store.cleanup`."""
+        return self._store(path, "a").cleanup(retention_days, **options)
+
+    def rotate(self, path: PathLike | None = None) -> Path:
+        """Go on in a new file; see :meth:`neurostore.Store.rotate`."""
+        return self._store(path, "a").rotate()
+
+    def compact(self, path: PathLike | None = None) -> None:
+        """Win back the space of removed records; see :meth:`neurostore.Store.compact`."""
+        self._store(path, "a").compact()
+
+
+@xr.register_dataset_accessor("neuro")
+class DatasetNeuro(_Neuro):
+    """``ds.neuro``: store this record, or ask the file that it came from."""
+
+    def store(self, path: PathLike | None = None, **settings: Any) -> str:
+        """Store this record and return its id; it is committed when this returns.
+
+        Parameters
+        ----------
+        path
+            The file, made if need be; the one the data came from if it is None.
+        **settings
+            As for :func:`neurostore.open`: ``compression``, ``compression_opts``, ``chunk_size``,
+            ``durability``, ``lock_timeout``.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> ds = neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5)
+        >>> ds.neuro.store(tmp / "run.h5")
+        'train_12.5'
+        """
+        return self._store(path, "a", **settings).store(self._dataset())
+
+    def to_jax(self) -> dict[str, Any]:
+        """Return the numeric variables as JAX arrays by name: a pytree.
+
+        Raises
+        ------
+        ValidationError
+            JAX would narrow a dtype (64-bit values without ``jax_enable_x64``).
+        """
+        from neurostore.jaxio import to_jax
+
+        return to_jax(self._dataset())
+
+
+@xr.register_dataarray_accessor("neuro")
+class DataArrayNeuro(_Neuro):
+    """``da.neuro``: the same for one variable that is a record by itself."""
+
+    def _dataset(self) -> xr.Dataset:
+        name = self._obj.name
+        if name is None:
+            raise ValidationError("the DataArray has no name; da.rename('states') gives it one")
+        ds: xr.Dataset = self._obj.to_dataset()
+        ds.attrs = {k: v for k, v in self._obj.attrs.items() if k in _RECORD_ATTRS}
+        for key in ds.attrs:
+            ds[name].attrs.pop(key, None)
+        return ds
+
+    def store(self, path: PathLike | None = None, **settings: Any) -> str:
+        """Store this variable as a record; see :meth:`DatasetNeuro.store`."""
+        return self._store(path, "a", **settings).store(self._dataset())
+
+
+_RECORD_ATTRS = frozenset(
+    {"kind"} | {k.label for k in schema.KINDS.values() if k.label} | {k.details for k in schema.KINDS.values()}
+)
+
+
+@xr.register_datatree_accessor("neuro")
+class DataTreeNeuro(_Neuro):
+    """``tree.neuro``: store every record of a tree in one commit."""
+
+    def _dataset(self) -> xr.Dataset:
+        ds: xr.Dataset = self._obj.to_dataset()
+        return ds
+
+    def store(self, path: PathLike | None = None, **settings: Any) -> dict[str, str]:
+        """Store every node that is a record; return the ids by node path."""
+        return self._store(path, "a", **settings).store_tree(self._obj)
+

@@ -1,0 +1,220 @@
+"""Arrays that stand for values in a file until they are asked for.
+
+Each remembers where its values are and reads only what an index needs; all can be pickled and
+sent to another process.  They know no record kinds; where the file is open is the `Source`'s
+affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from neurostore import types
+
+__all__ = [
+    "Missing",
+    "Place",
+    "RaggedArray",
+    "RowIndexArray",
+    "ScatteredArray",
+    "Source",
+    "StackedArray",
+    "StoredArray",
+    "lazy",
+]
+
+Key = tuple[int | slice, ...]
+
+
+class Source(Protocol):
+    """A file that datasets can be read from, now or after it was closed and opened again."""
+
+    def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
+        """Return the selected values of the dataset at ``address`` as they are on disk."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """One variable of one record: where it is, and its form on disk and in memory."""
+
+    source: Source
+    address: str
+    logical: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, source: Source, address: str, logical: str, stored: np.dtype[Any], shape: Sequence[int]
+    ) -> Place:
+        """Return the place of a dataset whose dtype and shape on disk are given."""
+        ours = types.drops_last_dim(logical)
+        last = shape[-1] if ours and shape else 0
+        dtype = types.decoded_dtype(logical, stored, last)
+        return cls(source, address, logical, dtype, tuple(shape[:-1] if ours else shape))
+
+    def read(self, key: Key | None = None) -> np.ndarray[Any, Any]:
+        """Return values as they are in memory."""
+        if key is not None and types.drops_last_dim(self.logical):
+            key = (*key, slice(None))
+        return types.from_stored(self.source.read(self.address, key), self.logical)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands in for a variable that one of many records lacks: NaN."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] = np.dtype(np.float16)
+
+    def read(self, key: Key | None = None) -> np.ndarray[Any, Any]:
+        """Return NaN."""
+        return np.full(_picked_shape(self.shape, key or ()), np.nan, self.dtype)
+
+
+class _Adapted(BackendArray):
+    """What xarray asks of a lazy array, on top of one method for ints and slices."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._get
+        )
+
+    def _get(self, key: Key) -> np.ndarray[Any, Any]:
+        raise NotImplementedError  # pragma: no cover - every subclass defines it
+
+
+class StoredArray(_Adapted):
+    """One variable of one record."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.shape = place.shape
+        self.dtype = place.dtype
+
+    def _get(self, key: Key) -> np.ndarray[Any, Any]:
+        everything = all(part == slice(None) for part in key)
+        return self._place.read(None if everything else key)
+
+
+class StackedArray(_Adapted):
+    """Equal-shaped variables of many records, along a new first dimension."""
+
+    def __init__(self, places: Sequence[Place], dtype: np.dtype[Any] | None = None) -> None:
+        self._places = tuple(places)
+        self.shape = (len(places), *places[0].shape)
+        self.dtype = dtype if dtype is not None else np.result_type(*{p.dtype for p in places})
+
+    def _get(self, key: Key) -> np.ndarray[Any, Any]:
+        record, inner = key[0], key[1:]
+        part = None if all(k == slice(None) for k in inner) else inner
+        if isinstance(record, int | np.integer):
+            return self._places[record].read(part).astype(self.dtype, copy=False)
+        chosen = self._places[record]
+        if not chosen:
+            return np.empty(_picked_shape(self.shape, key), self.dtype)
+        first = chosen[0].read(part)
+        stacked = np.empty((len(chosen), *first.shape), self.dtype)
+        stacked[0] = first
+        for number, place in enumerate(chosen[1:], 1):
+            stacked[number] = place.read(part)
+        return stacked
+
+
+class RaggedArray(_Adapted):
+    """Variables of many records joined end to end along their first dimension."""
+
+    def __init__(self, places: Sequence[Place | Missing], dtype: np.dtype[Any]) -> None:
+        self._places = tuple(places)
+        self._ends = np.cumsum([place.shape[0] for place in places])
+        self.shape = (int(self._ends[-1]) if len(places) else 0, *_tail(places))
+        self.dtype = dtype
+
+    def _get(self, key: Key) -> np.ndarray[Any, Any]:
+        first = key[0]
+        if isinstance(first, int | np.integer):
+            return self._rows(int(first), int(first) + 1, key[1:])[0]
+        start, stop, step = first.indices(self.shape[0])
+        return self._rows(start, max(start, stop), key[1:])[::step]
+
+    def _rows(self, start: int, stop: int, inner: Key) -> np.ndarray[Any, Any]:
+        """Return rows ``start:stop``, from the records that hold them and no others."""
+        shape = (stop - start, *_picked_shape(self.shape[1:], inner))
+        joined = np.empty(shape, self.dtype)
+        number = int(np.searchsorted(self._ends, start, "right"))
+        done = start
+        while done < stop:
+            place = self._places[number]
+            begin = int(self._ends[number]) - place.shape[0]
+            last = min(stop, int(self._ends[number]))
+            whole = done == begin and last == begin + place.shape[0] and not inner
+            key = None if whole else (slice(done - begin, last - begin), *inner)
+            joined[done - start : last - start] = place.read(key)
+            done, number = last, number + 1
+        return joined
+
+
+class RowIndexArray(_Adapted):
+    """For every event, the position of its record: computed from the row sizes, never stored."""
+
+    def __init__(self, sizes: np.ndarray[Any, Any]) -> None:
+        self._ends = np.cumsum(sizes)
+        self.shape = (int(self._ends[-1]) if len(sizes) else 0,)
+        self.dtype = np.dtype(np.int64)
+
+    def _get(self, key: Key) -> np.ndarray[Any, Any]:
+        wanted = np.arange(self.shape[0])[key]
+        return np.asarray(np.searchsorted(self._ends, wanted, "right"), np.int64)
+
+
+class ScatteredArray(_Adapted):
+    """One-dimensional variables of many records, each put into its columns of a wider row.
+
+    Columns that a record lacks hold NaN.
+    """
+
+    def __init__(self, places: Sequence[Place], columns: Sequence[Any], width: int) -> None:
+        self._places = tuple(places)
+        self._columns = tuple(columns)
+        self.shape = (len(places), width)
+        self.dtype = np.result_type(np.float64, *{place.dtype for place in places})
+
+    def _get(self, key: Key) -> np.ndarray[Any, Any]:
+        numbers = np.atleast_1d(np.arange(self.shape[0])[key[0]])
+        rows = np.full((len(numbers), self.shape[1]), np.nan, self.dtype)
+        for row, number in enumerate(numbers):
+            rows[row, self._columns[number]] = self._places[number].read()
+        picked = rows[:, key[1]]
+        return picked[0] if isinstance(key[0], int | np.integer) else picked
+
+
+def _tail(places: Sequence[Place | Missing]) -> tuple[int, ...]:
+    return places[0].shape[1:] if places else ()
+
+
+def _picked_shape(shape: Sequence[int], key: Key) -> tuple[int, ...]:
+    """Shape of what ``key`` selects of an array of ``shape``; missing keys take everything."""
+    full = (*key, *(slice(None) for _ in range(len(shape) - len(key))))
+    return tuple(
+        len(range(*part.indices(size)))
+        for part, size in zip(full, shape, strict=True)
+        if isinstance(part, slice)
+    )
+
+
+def lazy(dims: Sequence[str], array: _Adapted, attrs: dict[str, Any] | None = None) -> xr.Variable:
+    """Return a Variable whose values are read when they are asked for."""
+    return xr.Variable(tuple(dims), indexing.LazilyIndexedArray(array), attrs, fastpath=True)
+
+

@@ -1,0 +1,590 @@
+"""The time table of a file: which records there are, when, and under which name.
+
+One growable compound table per kind, in commit order, written in the commit of its records and
+kept in memory sorted by time.  It is a cache: where it is absent, short or damaged it is rebuilt
+from the groups.  It opens no file and reads no record.
+
+On disk, under ``/catalogue``: ``state`` (a few 64-bit numbers at a fixed place in the file),
+``names`` (all texts, each ended by NUL) and ``<kind>/rows``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5g, h5p, h5s, h5t
+
+from neurostore import h5attrs, names, schema
+from neurostore.errors import AmbiguousRecordError
+from neurostore.schema import KINDS, Kind
+
+__all__ = ["Catalogue", "Entry", "Table"]
+
+GROUP = b"catalogue"
+ROW = np.dtype(
+    [
+        ("timestamp", "<f8"),
+        ("labels", "<u8"),
+        ("length", "<u8"),
+        ("stored_bytes", "<u8"),
+        ("serial", "<u8"),
+        ("structure", "<u4"),
+        ("name", "<u4"),
+        ("leaf", "<u4"),
+        ("removed", "<u4"),
+        ("version", "<u4"),
+        ("check", "<u4"),
+    ]
+)
+#: Rows in one chunk of a table: 32 KB; a million rows are then 1,954 chunks.
+_CHUNK = 512
+#: What ``state`` holds, in its order.
+STATE = ("file_id_0", "file_id_1", "generation", "epoch", "dimensions", "removed", "serial")
+_STATE_SIZE = 16
+
+
+def _checks(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """All other words of each row, xored: it notices a damaged or half-written row."""
+    words = np.ascontiguousarray(rows).view("<u8").reshape(len(rows), -1)
+    total = words[:, 0] ^ np.uint64(0x6E6575726F)
+    for column in range(1, words.shape[1] - 1):
+        total ^= words[:, column]
+    total ^= words[:, -1] & np.uint64(0xFFFFFFFF)
+    folded: np.ndarray[Any, Any] = (total ^ (total >> np.uint64(32))).astype("<u4")
+    return folded
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record as the catalogue knows it."""
+
+    kind: Kind
+    id: str
+    row: int
+
+
+@dataclass
+class Table:
+    """The rows of one kind, in commit order, with an order by time made when it is asked for."""
+
+    kind: Kind
+    buffer: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(16, ROW))
+    size: int = 0
+    written: int = 0
+    changed: set[int] = field(default_factory=set)
+    _order: np.ndarray[Any, Any] | None = None
+    _times: np.ndarray[Any, Any] | None = None
+
+    @property
+    def rows(self) -> np.ndarray[Any, Any]:
+        """All rows, removed ones included."""
+        return self.buffer[: self.size]
+
+    def append(self, rows: np.ndarray[Any, Any]) -> None:
+        """Add rows at the end."""
+        needed = self.size + len(rows)
+        if needed > len(self.buffer):
+            grown = np.zeros(max(needed, 2 * len(self.buffer)), ROW)
+            grown[: self.size] = self.rows
+            self.buffer = grown
+        self.buffer[self.size : needed] = rows
+        self.size = needed
+        self._order = self._times = None
+
+    def remove(self, row: int) -> None:
+        """Mark a row as removed."""
+        self.buffer["removed"][row] = 1
+        self.changed.add(row)
+        self._order = self._times = None
+
+    def _sort(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+        if self._times is None:
+            rows = self.rows
+            alive = np.flatnonzero(rows["removed"] == 0)
+            moments = rows["timestamp"] if len(alive) == len(rows) else rows["timestamp"][alive]
+            moments = np.ascontiguousarray(moments)
+            if bool((moments[1:] >= moments[:-1]).all()):
+                order = None if len(alive) == len(rows) else alive
+            else:
+                inner = np.argsort(moments, kind="stable")
+                moments, order = moments[inner], alive[inner]
+            self._times, self._order = moments, order
+        return self._times, self._order
+
+    def between(self, low: float, high: float) -> np.ndarray[Any, Any]:
+        """Return the live rows with ``low <= timestamp <= high``, in time order."""
+        moments, order = self._sort()
+        first = int(np.searchsorted(moments, low, "left"))
+        last = int(np.searchsorted(moments, high, "right"))
+        return np.arange(first, last) if order is None else order[first:last]
+
+
+class Catalogue:
+    """The tables, texts and counters of one file.
+
+    What is added stays in memory until :meth:`write` puts it into the file, in the commit of
+    the records it names.
+    """
+
+    def __init__(self) -> None:
+        self.tables = {kind.name: Table(kind) for kind in KINDS.values()}
+        self.state = dict.fromkeys(STATE, 0)
+        self._texts: list[str] = [""]
+        self._codes: dict[str, int] = {"": 0}
+        self._texts_written = 1
+        self._explicit: dict[str, list[tuple[str, int]]] = {}
+        #: Names of the files that this one was rotated to, oldest first.
+        self.older: list[str] = []
+        self._latest = -math.inf
+
+    # -- adding and removing -------------------------------------------------------------
+
+    def claim(
+        self, kind: Kind, name: str, timestamp: float, taken: Callable[[str], bool]
+    ) -> tuple[str, str]:
+        """Return a free id for a record, and the text of its ``leaf`` column.
+
+        The text is empty where the id follows from the other columns.  ``taken`` tells of ids
+        that other files of the series have.
+        """
+        plain = kind.leaf(name, timestamp)
+        if not self._has(plain, timestamp) and not taken(plain):
+            return plain, ""
+        count = 2
+        while self._has(names.clashing(plain, count), timestamp) or taken(
+            names.clashing(plain, count)
+        ):
+            count += 1
+        free = names.clashing(plain, count)
+        return free, free
+
+    def _has(self, record_id: str, timestamp: float) -> bool:
+        """A timestamp beyond all others leaves only ids that do not follow from it."""
+        if record_id in self._explicit:
+            return True
+        return timestamp <= self._latest and bool(self._matches(record_id))
+
+    def add(
+        self,
+        kind: Kind,
+        *,
+        timestamp: float,
+        name: str,
+        leaf: str = "",
+        structure: str = "",
+        labels: int = 0,
+        length: int = 0,
+        stored_bytes: int = 0,
+        version: int = schema.SCHEMA_VERSION,
+    ) -> int:
+        """Add one record and return its row."""
+        row = np.zeros(1, ROW)
+        row[0] = (
+            timestamp,
+            labels,
+            length,
+            stored_bytes,
+            self.state["serial"],
+            self._code(structure),
+            self._code(name),
+            self._code(leaf),
+            0,
+            version,
+            0,
+        )
+        self.state["serial"] += 1
+        table = self.tables.setdefault(kind.name, Table(kind))
+        table.append(row)
+        self._latest = max(self._latest, timestamp)
+        if leaf:
+            self._explicit.setdefault(leaf, []).append((kind.name, table.size - 1))
+        return table.size - 1
+
+    def remove(self, entry: Entry) -> int:
+        """Take one record out of every query; return how many were before it."""
+        self.tables[entry.kind.name].remove(entry.row)
+        places = self._explicit.get(entry.id, [])
+        if (entry.kind.name, entry.row) in places:
+            places.remove((entry.kind.name, entry.row))
+        self.state["removed"] += 1
+        self.state["epoch"] += 1
+        return self.state["removed"] - 1
+
+    @property
+    def file_id(self) -> tuple[int, int]:
+        """Random number that names the file, whatever its path."""
+        return self.state["file_id_0"], self.state["file_id_1"]
+
+    def _code(self, text: str) -> int:
+        code = self._codes.get(text)
+        if code is None:
+            code = self._codes[text] = len(self._texts)
+            self._texts.append(text)
+        return code
+
+    # -- asking --------------------------------------------------------------------------
+
+    def text(self, code: int) -> str:
+        """Return the text that a row's column refers to."""
+        return self._texts[code]
+
+    def id_of(self, table: Table, row: int) -> str:
+        """Return the id of a row."""
+        record = table.rows[row]
+        leaf = int(record["leaf"])
+        if leaf:
+            return self._texts[leaf]
+        return table.kind.leaf(self._texts[int(record["name"])], float(record["timestamp"]))
+
+    def select(
+        self, kind: Kind, low: float = -math.inf, high: float = math.inf, name: str | None = None
+    ) -> np.ndarray[Any, Any]:
+        """Return the rows of ``kind`` in a closed interval, in time order."""
+        table = self.tables.get(kind.name)
+        if table is None:
+            return np.arange(0)
+        rows = table.between(low, high)
+        if name is None:
+            return rows
+        code = self._codes.get(name)
+        return rows[table.rows["name"][rows] == code] if code is not None else rows[:0]
+
+    def ids(self, kind: Kind, rows: np.ndarray[Any, Any]) -> list[str]:
+        """Return the ids of rows of one kind."""
+        table = self.tables[kind.name]
+        return [self.id_of(table, int(row)) for row in rows]
+
+    def find(self, record_id: str) -> Entry | None:
+        """Return the live record with this id, or full address, or None.
+
+        Raises
+        ------
+        AmbiguousRecordError
+            Several records of a file that others wrote have the id.
+        """
+        path, _, leaf = record_id.strip("/").rpartition("/")
+        found = self._matches(leaf)
+        if path:
+            found = [e for e in found if any(part.path == path for part in e.kind.parts)]
+        if len(found) > 1:
+            addresses = ", ".join(f"/{entry.kind.parts[0].path}/{leaf}" for entry in found)
+            raise AmbiguousRecordError(f"{leaf!r} names several records; use one of {addresses}")
+        return found[0] if found else None
+
+    def _matches(self, leaf: str) -> list[Entry]:
+        explicit = self._explicit.get(leaf, ())
+        found = [Entry(KINDS[name], leaf, row) for name, row in explicit]
+        try:
+            timestamp = float(leaf.rpartition("_")[2])
+        except ValueError:
+            return found
+        for table in self.tables.values():
+            for row in table.between(timestamp, timestamp):
+                if not table.rows["leaf"][row] and self.id_of(table, int(row)) == leaf:
+                    found.append(Entry(table.kind, leaf, int(row)))
+        return found
+
+    def entry(self, kind: Kind, row: int) -> Entry:
+        """Return the entry of a row."""
+        return Entry(kind, self.id_of(self.tables[kind.name], row), row)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every live record, kind by kind, in time order."""
+        for table in self.tables.values():
+            for row in table.between(-math.inf, math.inf):
+                yield Entry(table.kind, self.id_of(table, int(row)), int(row))
+
+    def count(self, kind: Kind) -> int:
+        """Return the number of live records of a kind."""
+        return len(self.select(kind))
+
+    # -- the file ------------------------------------------------------------------------
+
+    def take_over(self, other: Catalogue) -> None:
+        """Become the catalogue of a compacted file: live rows only, all texts, same identity."""
+        for text in other._texts:
+            self._code(text)
+        for name, table in other.tables.items():
+            live = table.rows[table.rows["removed"] == 0].copy()
+            for column in ("structure", "name", "leaf"):
+                live[column] = [self._code(other.text(int(code))) for code in live[column]]
+            self.tables[name].append(live)
+        self.older = list(other.older)
+        self.state.update(other.state, removed=0, epoch=other.state["epoch"] + 1)
+
+    def write_older(self, h5file: h5py.File) -> None:
+        """Note in the file which older files it goes on from."""
+        group = h5g.open(h5file.id, GROUP)
+        if h5py.h5a.exists(group, b"older_files"):
+            h5py.h5a.delete(group, b"older_files")
+        _note(group, "older_files", json.dumps(self.older))
+
+    def take_numbers(self, count: int) -> int:
+        """Return the first of ``count`` netCDF dimension numbers that nobody else has."""
+        first = self.state["dimensions"]
+        self.state["dimensions"] += count
+        return first
+
+    @staticmethod
+    def create(h5file: h5py.File, first_number: int = 0) -> None:
+        """Make the empty catalogue of a file, with dimension numbers from ``first_number`` on."""
+        group = h5g.create(h5file.id, GROUP)
+        _note(group, "what", "time table of the records; a cache, rebuilt where it is absent")
+        fresh = Catalogue()
+        identity = secrets.randbits(63), secrets.randbits(63)
+        fresh.state.update(file_id_0=identity[0], file_id_1=identity[1], generation=1)
+        fresh.state["dimensions"] = first_number + 2
+        scale = _scale(group, b"field", _STATE_SIZE, first_number)
+        properties = h5p.create(h5p.DATASET_CREATE)
+        properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+        properties.set_obj_track_times(False)
+        space = h5s.create_simple((_STATE_SIZE,))
+        state = h5d.create(group, b"state", h5t.STD_I64LE, space, properties)
+        h5py.h5ds.attach_scale(state, scale, 0)
+        _note(state, "fields", " ".join(STATE))
+        scale = _scale(group, b"byte", None, first_number + 1)
+        texts = _growing(group, b"names", h5t.STD_U8LE, 4096)
+        h5py.h5ds.attach_scale(texts, scale, 0)
+        _note(texts, "long_name", "texts of the other tables in UTF-8, each ended by NUL")
+        fresh._write_state(group)
+
+    @staticmethod
+    def state_offset(h5file: h5py.File) -> int:
+        """Return where in the file ``state`` stands; it never moves."""
+        offset = h5d.open(h5file.id, GROUP + b"/state").get_offset()
+        return int(offset)
+
+    @classmethod
+    def read(cls, h5file: h5py.File) -> Catalogue | None:
+        """Return the catalogue of a file, or None where it is absent or damaged."""
+        found = cls()
+        try:
+            if GROUP not in h5file.id:
+                return None
+            group = h5g.open(h5file.id, GROUP)
+            found._read_state(group)
+            found._read_texts(group)
+            older = h5attrs.read_one(group, b"older_files")
+            found.older = json.loads(older) if older else []
+            for name in list(KINDS):
+                if name.encode() in group:
+                    found._read_table(group, name)
+        except (KeyError, OSError, ValueError, RuntimeError, IndexError):
+            return None  # a cache: whatever is wrong with it, the groups are the truth
+        return found if found._is_sound() else None
+
+    def write(self, h5file: h5py.File) -> None:
+        """Put what was added, changed and counted into the file."""
+        group = h5g.open(h5file.id, GROUP)
+        for table in self.tables.values():
+            if table.written < table.size or table.changed:
+                self._write_table(group, table)
+        if self._texts_written < len(self._texts):
+            self._write_texts(group)
+        self.state["generation"] += 1
+        self._write_state(group)
+
+    def _is_sound(self) -> bool:
+        for table in self.tables.values():
+            rows = table.rows
+            if len(rows) and int(max(rows[f].max() for f in ("structure", "name", "leaf"))) >= len(
+                self._texts
+            ):
+                return False
+        return True
+
+    def _read_state(self, group: h5g.GroupID) -> None:
+        values = np.empty(_STATE_SIZE, "<i8")
+        h5d.open(group, b"state").read(h5s.ALL, h5s.ALL, values)
+        self.state.update(zip(STATE, (int(value) for value in values), strict=False))
+
+    def _write_state(self, group: h5g.GroupID) -> None:
+        values = np.zeros(_STATE_SIZE, "<i8")
+        values[: len(STATE)] = [self.state[name] for name in STATE]
+        h5d.open(group, b"state").write(h5s.ALL, h5s.ALL, values)
+
+    def _read_texts(self, group: h5g.GroupID) -> None:
+        dataset = h5d.open(group, b"names")
+        raw = np.empty(dataset.shape, "u1")
+        dataset.read(h5s.ALL, h5s.ALL, raw)
+        for text in raw.tobytes().split(b"\0")[:-1]:
+            self._code(text.decode())
+        self._texts_written = len(self._texts)
+
+    def _write_texts(self, group: h5g.GroupID) -> None:
+        new = b"".join(text.encode() + b"\0" for text in self._texts[self._texts_written :])
+        dataset = h5d.open(group, b"names", _uncached())
+        (old,) = dataset.shape
+        _extend(dataset, h5d.open(group, b"byte"), old + len(new))
+        _put(dataset, old, np.frombuffer(new, "u1"))
+        self._texts_written = len(self._texts)
+
+    def _read_table(self, group: h5g.GroupID, name: str) -> None:
+        dataset = h5d.open(group, f"{name}/rows".encode(), _uncached())
+        rows = np.empty(dataset.shape, ROW)
+        if len(rows):
+            dataset.read(h5s.ALL, h5s.ALL, rows, h5t.py_create(ROW))
+        if not (rows["check"] == _checks(rows)).all():
+            raise ValueError(f"catalogue/{name}/rows: a row fails its check")
+        table = self.tables[name]
+        table.append(rows)
+        table.written = table.size
+        if len(rows):
+            self._latest = max(self._latest, float(rows["timestamp"].max()))
+        for row in np.flatnonzero((rows["leaf"] > 0) & (rows["removed"] == 0)):
+            leaf = self._texts[int(rows["leaf"][row])]
+            self._explicit.setdefault(leaf, []).append((name, int(row)))
+
+    def _write_table(self, group: h5g.GroupID, table: Table) -> None:
+        link = table.kind.name.encode()
+        if link not in group:
+            self._create_table(group, link)
+        parent = h5g.open(group, link)
+        dataset = h5d.open(parent, b"rows", _uncached())
+        for row in sorted(table.changed):
+            if row < table.written:
+                _put(dataset, row, _checked(table.rows[row : row + 1]))
+        table.changed.clear()
+        if table.written < table.size:
+            _extend(dataset, h5d.open(parent, b"record"), table.size)
+            _put(dataset, table.written, _checked(table.rows[table.written :]))
+        table.written = table.size
+
+    def _create_table(self, group: h5g.GroupID, link: bytes) -> None:
+        parent = h5g.create(group, link)
+        scale = _scale(parent, b"record", None, self.take_numbers(1))
+        kind = h5t.py_create(ROW)
+        kind.commit(parent, b"row_t")
+        rows = _growing(parent, b"rows", kind, _CHUNK)
+        h5py.h5ds.attach_scale(rows, scale, 0)
+
+
+def _checked(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    rows["check"] = _checks(rows)
+    return rows
+
+
+def _note(location: Any, name: str, text: str) -> None:
+    h5attrs.write(location, h5attrs.pack(name, text))
+
+
+def _scale(group: h5g.GroupID, link: bytes, size: int | None, number: int) -> h5d.DatasetID:
+    """Create a netCDF dimension without a variable; ``None`` makes it unlimited."""
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    if size is None:
+        properties.set_chunk((1024,))
+    space = h5s.create_simple((size or 0,), (h5s.UNLIMITED if size is None else size,))
+    scale = h5d.create(group, link, h5t.IEEE_F32BE, space, properties)
+    h5py.h5ds.set_scale(
+        scale, b"This is a netCDF dimension but not a netCDF variable.         0"
+    )
+    h5attrs.write(scale, h5attrs.pack("_Netcdf4Dimid", np.int32(number)))
+    return scale
+
+
+def _growing(group: h5g.GroupID, link: bytes, kind: Any, chunk: int) -> h5d.DatasetID:
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    properties.set_chunk((chunk,))
+    return h5d.create(group, link, kind, h5s.create_simple((0,), (h5s.UNLIMITED,)), properties)
+
+
+def _uncached() -> h5p.PropDAID:
+    """Access without a chunk cache: a row is then written as a row, not as a whole chunk."""
+    access = h5p.create(h5p.DATASET_ACCESS)
+    access.set_chunk_cache(0, 0, 1.0)
+    return access
+
+
+def _extend(dataset: h5d.DatasetID, scale: h5d.DatasetID, size: int) -> None:
+    scale.set_extent((size,))
+    dataset.set_extent((size,))
+
+
+def _put(dataset: h5d.DatasetID, first: int, values: np.ndarray[Any, Any]) -> None:
+    space = dataset.get_space()
+    space.select_hyperslab((first,), (len(values),))
+    kind = h5t.py_create(values.dtype)
+    dataset.write(h5s.create_simple((len(values),)), space, np.ascontiguousarray(values), kind)
+
+
+# -- rebuilding ------------------------------------------------------------------------------
+
+
+def rebuild(h5file: h5py.File) -> Catalogue:
+    """Return the catalogue of a file from its groups.
+
+    Nothing is known of shapes and labels then: `structure` stays empty, and a range looks at
+    the records themselves.
+    """
+    found = Catalogue()
+    for kind in KINDS.values():
+        seen: set[str] = set()
+        for part in kind.parts:
+            parent = h5file.get(part.path)
+            if not isinstance(parent, h5py.Group):
+                continue
+            for leaf in parent:
+                if leaf not in seen and (row := _foreign_row(parent, leaf, kind)) is not None:
+                    seen.add(leaf)
+                    _add_found(found, kind, leaf, row)
+    found.state["dimensions"] = _highest_number(h5file) + 1
+    return found
+
+
+def _add_found(found: Catalogue, kind: Kind, leaf: str, row: Mapping[str, Any]) -> None:
+    explicit = "" if kind.leaf(row["name"], row["timestamp"]) == leaf else leaf
+    found.add(kind, leaf=explicit, **row)
+
+
+def _foreign_row(parent: h5py.Group, leaf: str, kind: Kind) -> dict[str, Any] | None:
+    """What can be told of a record without reading it; None for what is no record."""
+    if parent.get(leaf, getlink=True).__class__ is not h5py.HardLink:
+        return None
+    item = parent[leaf]
+    stem, _, stamp = leaf.rpartition("_")
+    timestamp = h5attrs.read_one(item.id, b"timestamp")
+    if isinstance(item, h5py.Group) and "timestamp" in item:
+        timestamp = item["timestamp"][()]
+    try:
+        moment = float(timestamp if timestamp is not None else stamp.partition("~")[0])
+    except (TypeError, ValueError):
+        return None
+    if not math.isfinite(moment):
+        return None
+    name = h5attrs.read_one(item.id, kind.label.encode()) if kind.label else None
+    return {
+        "timestamp": moment,
+        "name": str(name) if name is not None else (stem if kind.label else ""),
+        "length": _foreign_length(item, kind),
+        "version": int(h5attrs.read_one(item.id, b"schema_version") or 0),
+    }
+
+
+def _foreign_length(item: h5py.Group | h5py.Dataset, kind: Kind) -> int:
+    if kind.elastic is None or not isinstance(item, h5py.Group):
+        return 0
+    sized = (row.name for row in kind.variables if row.name in item)
+    first = next(sized, None)
+    return int(item[first].shape[0]) if first is not None and item[first].shape else 0
+
+
+def _highest_number(h5file: h5py.File) -> int:
+    highest = -1
+
+    def look(_: str, item: Any) -> None:
+        nonlocal highest
+        number = h5attrs.read_one(item.id, b"_Netcdf4Dimid")
+        if number is not None:
+            highest = max(highest, int(number))
+
+    h5file.visititems(look)
+    return highest

@@ -1,0 +1,242 @@
+"""From the groups of a record to its labelled, lazy Dataset.
+
+Reading is more tolerant than writing: groups without dimension scales and bare datasets, as
+plain h5py code writes them for this tree, get the default dimensions of their kind.  This module
+reads structure and attributes; values are left to the lazy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from h5py import h5d, h5ds, h5g, h5o, h5s
+
+from neurostore import h5attrs, schema, times, types
+from neurostore.arrays import Place, Source, StoredArray, lazy
+from neurostore.errors import DamagedError
+from neurostore.index import with_event_index
+from neurostore.records import LINK_ATTR
+from neurostore.schema import Kind
+
+__all__ = ["Part", "dataset", "look", "record"]
+
+_BARE = b"This is a netCDF dimension but not a netCDF variable"
+_NON_COORD = "_nc4_non_coord_"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part group as it was found: variables, which of them are coordinates, attributes."""
+
+    variables: dict[str, xr.Variable]
+    coordinates: frozenset[str]
+    attrs: dict[str, Any]
+    places: dict[str, Place]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One dataset of a group, before its dimensions are known by name."""
+
+    link: bytes
+    dataset: h5d.DatasetID
+    address: int
+    is_scale: bool
+    bare: bool
+    attrs: list[tuple[str, Any]]
+
+    @property
+    def name(self) -> str:
+        named = dict(self.attrs).get(LINK_ATTR)
+        return str(named) if named is not None else self.link.decode()
+
+
+def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> Part:
+    """Return what stands at ``path``.
+
+    Raises
+    ------
+    KeyError
+        Nothing does.
+    """
+    found = h5o.open(parent, path.encode())
+    if isinstance(found, h5d.DatasetID):
+        return _look_at_leaf(found, path, source, kind)
+    items = [_item(found, link) for link in _dataset_links(found)]
+    dims = _dimensions(items, kind)
+    group_attrs = h5attrs.read_all(found)
+    listed = str(dict(group_attrs).get("coordinates", "")).split()
+    variables: dict[str, xr.Variable] = {}
+    places: dict[str, Place] = {}
+    coordinates = set()
+    for item in items:
+        if not item.bare:
+            address = f"{path}/{item.link.decode()}"
+            variables[item.name] = _variable(item, address, dims[item.link], source, places)
+            if item.is_scale or item.link.decode() in listed:
+                coordinates.add(item.name)
+    attrs = types.attrs_from_stored((k, v) for k, v in group_attrs if k != "coordinates")
+    if kind is not None:
+        coordinates |= {row.name for row in kind.variables if row.coordinate} & variables.keys()
+    return Part(variables, frozenset(coordinates), attrs, places)
+
+
+def _dataset_links(group: h5g.GroupID) -> list[bytes]:
+    return [link for link in group if h5o.get_info(group, link).type == h5o.TYPE_DATASET]
+
+
+def _item(group: h5g.GroupID, link: bytes) -> _Item:
+    dataset = h5d.open(group, link)
+    is_scale = bool(h5ds.is_scale(dataset))
+    bare = is_scale and h5ds.get_scale_name(dataset).startswith(_BARE)
+    address = int(h5o.get_info(dataset).addr) if is_scale else 0
+    return _Item(link, dataset, address, is_scale, bare, h5attrs.read_all(dataset))
+
+
+def _dimensions(items: Sequence[_Item], kind: Kind | None) -> dict[bytes, tuple[str, ...]]:
+    """Names of the dimensions of every dataset, by the scales attached to it.
+
+    Scales are matched by object address: asking HDF5 for the *name* of an object behind a
+    reference makes it search the whole file.
+    """
+    by_address = {item.address: item.name for item in items if item.is_scale}
+    by_number = {
+        int(number): item.name
+        for item in items
+        if item.is_scale
+        and (number := h5attrs.read_one(item.dataset, b"_Netcdf4Dimid")) is not None
+    } if any(item.is_scale and item.dataset.rank > 1 for item in items) else {}
+    dims = {item.link: _dims_of(item, by_address, by_number) for item in items}
+    bare_names = {item.link.decode().removeprefix(_NON_COORD): item for item in items}
+    if any(None in found for found in dims.values()):
+        defaults = default_dims({name: it.dataset.shape for name, it in bare_names.items()}, kind)
+        for name, item in bare_names.items():
+            dims[item.link] = tuple(
+                known or default for known, default in zip(dims[item.link], defaults[name], strict=True)
+            )
+    return {link: tuple(str(dim) for dim in found) for link, found in dims.items()}
+
+
+def _dims_of(
+    item: _Item, by_address: Mapping[int, str], by_number: Mapping[int, str]
+) -> tuple[str | None, ...]:
+    if item.is_scale:
+        if item.dataset.rank <= 1:
+            return (item.name,) * item.dataset.rank
+        numbers = h5attrs.read_one(item.dataset, b"_Netcdf4Coordinates")
+        if numbers is None:
+            return (item.name, *(None,) * (item.dataset.rank - 1))
+        return tuple(by_number.get(int(number)) for number in numbers)
+    return tuple(_scale_of(item.dataset, axis, by_address) for axis in range(item.dataset.rank))
+
+
+def _scale_of(dataset: h5d.DatasetID, axis: int, by_address: Mapping[int, str]) -> str | None:
+    if h5ds.get_num_scales(dataset, axis) < 1:
+        return None
+    found = h5ds.iterate(dataset, axis, lambda scale: int(h5o.get_info(scale).addr))
+    return by_address.get(found)
+
+
+def default_dims(
+    shapes: Mapping[str, tuple[int, ...]], kind: Kind | None
+) -> dict[str, tuple[str, ...]]:
+    """Return dimensions for arrays that have no scales: those of the kind, else numbered ones."""
+    if kind is not None and kind.mapping == "variables":
+        return schema.layer_dims(shapes)
+    result = {}
+    for name, shape in shapes.items():
+        row = kind.variable(name) if kind is not None else None
+        dims = row.dims_for(len(shape)) if row is not None else None
+        result[name] = dims or tuple(f"{name}_dim_{axis}" for axis in range(len(shape)))
+    return result
+
+
+def _look_at_leaf(dataset: h5d.DatasetID, path: str, source: Source, kind: Kind | None) -> Part:
+    """A bare dataset stands for the first variable of its kind; its attributes for the record's."""
+    name = kind.variables[0].name if kind is not None else path.rsplit("/", 1)[-1]
+    attrs = h5attrs.read_all(dataset)
+    item = _Item(name.encode(), dataset, 0, False, False, [])
+    dims = default_dims({name: dataset.shape}, kind)[name]
+    places: dict[str, Place] = {}
+    variables = {name: _variable(item, path, dims, source, places)}
+    return Part(variables, frozenset(), types.attrs_from_stored(attrs), places)
+
+
+def _variable(
+    item: _Item, address: str, dims: tuple[str, ...], source: Source, places: dict[str, Place]
+) -> xr.Variable:
+    stored = item.dataset.dtype
+    attrs = dict(item.attrs)
+    logical = types.logical_dtype(stored, attrs)
+    if stored.kind == "O":
+        return _variable_text(item, address, dims)
+    place = Place.of(source, address, logical, stored, item.dataset.shape)
+    places[item.name] = place
+    for carried in ("units", "calendar") if place.dtype.kind in "Mm" else ():
+        attrs.pop(carried, None)
+    shown = types.attrs_from_stored(attrs.items())
+    return lazy(dims[: len(place.shape)], StoredArray(place), shown)
+
+
+def _variable_text(item: _Item, address: str, dims: tuple[str, ...]) -> xr.Variable:
+    """Strings of varying length, which only other people write: read at once, as text."""
+    raw = np.empty(item.dataset.shape, item.dataset.dtype)
+    try:
+        item.dataset.read(h5s.ALL, h5s.ALL, raw)
+    except OSError as error:
+        raise DamagedError(f"{address}: cannot be read: {error}") from error
+    text = [t.decode("utf-8", "surrogateescape") if isinstance(t, bytes) else t for t in raw.flat]
+    values = np.array(text, np.str_).reshape(raw.shape)
+    return xr.Variable(dims, values, types.attrs_from_stored(item.attrs))
+
+
+def record(parts: Sequence[Part], kind: Kind, timestamp: float, name: str) -> xr.Dataset:
+    """Merge the parts of one record into its Dataset."""
+    variables: dict[str, xr.Variable] = {}
+    coordinates: set[str] = set()
+    for part in parts:
+        for key, variable in part.variables.items():
+            variables.setdefault(key, variable)
+        coordinates |= part.coordinates
+    attrs: dict[str, Any] = {"kind": kind.name}
+    if kind.label is not None:
+        attrs[kind.label] = name
+    for part in parts:
+        for key, value in part.attrs.items():
+            if key not in ("id", "schema_version", "timestamp"):
+                attrs.setdefault(key, value)
+    _add_times(variables, coordinates, timestamp)
+    return dataset(variables, coordinates, attrs, kind)
+
+
+def _add_times(
+    variables: dict[str, xr.Variable], coordinates: set[str], timestamp: float
+) -> None:
+    stored = variables.get(schema.TIMESTAMP)
+    attrs = stored.attrs if stored is not None else schema.TIMESTAMP_ATTRS
+    variables[schema.TIMESTAMP] = xr.Variable((), timestamp, attrs)
+    coordinates.add(schema.TIMESTAMP)
+    taken = schema.TIME in variables or any(schema.TIME in v.dims for v in variables.values())
+    moment = times.decoded(timestamp)
+    if not taken and moment is not None:
+        variables[schema.TIME] = xr.Variable((), moment, schema.TIME_ATTRS)
+        coordinates.add(schema.TIME)
+
+
+def dataset(
+    variables: Mapping[str, xr.Variable],
+    coordinates: set[str] | frozenset[str],
+    attrs: Mapping[str, Any],
+    kind: Kind | None,
+) -> xr.Dataset:
+    """Put variables together; spike trains get the event index."""
+    data = {key: variable for key, variable in variables.items() if key not in coordinates}
+    coords = {key: variable for key, variable in variables.items() if key in coordinates}
+    ds = xr.Dataset(data, coords, dict(attrs))
+    if kind is not None and kind.combine == "ragged":
+        ds = with_event_index(ds)
+    return ds

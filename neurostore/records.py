@@ -1,0 +1,392 @@
+"""What a Dataset must be to become a record, and the record it then is.
+
+``examine`` collects every problem of a Dataset and raises once; what it returns holds nothing
+that could still fail for the data's sake, so the file is only touched for records that fit.
+It knows the table of kinds and netCDF's dtypes, and neither files nor HDF5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neurostore import names, schema, times, types
+from neurostore.errors import ValidationError
+from neurostore.schema import Kind
+
+__all__ = ["Column", "Piece", "Record", "examine", "infer_kind", "problems"]
+
+#: Attribute with the name a user gave to what xarray, DataTree or HDF5 calls otherwise.
+ORIGINAL_NAME = "original_name"
+#: Attribute with the name in memory, where the link name had to be escaped.
+LINK_ATTR = "_neurostore_name"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One variable in the form it takes on disk."""
+
+    name: str
+    link: str
+    dims: tuple[str, ...]
+    values: np.ndarray[Any, Any]
+    attrs: dict[str, Any]
+    coordinate: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one part group of a record holds."""
+
+    path: str
+    columns: tuple[Column, ...]
+    attrs: dict[str, Any]
+    coordinates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A Dataset that fits the table of kinds, ready to be written.
+
+    `structure` is the JSON of its dimensions, dtypes and coordinates, equal for records that
+    stack; `labels` a hash over the values of its coordinates; `length` the size of the kind's
+    elastic dimension, 0 where it has none.
+    """
+
+    kind: Kind
+    timestamp: float
+    name: str
+    pieces: tuple[Piece, ...]
+    structure: str
+    labels: int
+    length: int
+
+
+@dataclass
+class _Findings:
+    """Problems found so far; every check adds to it and none stops the others."""
+
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, problem: str) -> None:
+        self.problems.append(problem)
+
+    def check(self, function: Any, *args: Any) -> Any:
+        """Call ``function``; a ValueError or TypeError becomes a problem, the result None."""
+        try:
+            return function(*args)
+        except (ValueError, TypeError) as error:
+            self.add(str(error))
+            return None
+
+
+def infer_kind(ds: xr.Dataset) -> Kind | None:
+    """Return the kind of ``ds`` from its stamp, or else its variables and dims."""
+    return schema.infer({name: var.dims for name, var in ds.variables.items()}, ds.attrs)
+
+
+def problems(ds: xr.Dataset) -> list[str]:
+    """Return what keeps ``ds`` from being stored; an empty list means nothing does.
+
+    >>> problems(xr.Dataset({"weights": (("pre", "post"), [[1.0]])}))
+    ['timestamp is missing; expected a scalar coordinate: ds.assign_coords(timestamp=...)']
+    """
+    try:
+        examine(ds)
+    except _Unfit as error:
+        return error.problems
+    return []
+
+
+class _Unfit(ValidationError):
+    problems: list[str]
+
+
+def examine(ds: xr.Dataset) -> Record:
+    """Return the record that ``ds`` is.
+
+    Raises
+    ------
+    ValidationError
+        Names every problem of the Dataset at once.
+    """
+    found = _Findings()
+    kind = _kind(ds, found)
+    record = _record(ds, kind, found) if kind is not None else None
+    if found.problems or record is None:
+        error = _Unfit.of(kind.name if kind else "Dataset", found.problems)
+        error.problems = found.problems
+        raise error
+    return record
+
+
+def _kind(ds: xr.Dataset, found: _Findings) -> Kind | None:
+    if "kind" in ds.attrs:
+        kind: Kind | None = found.check(schema.kind_of, ds.attrs["kind"])
+        return kind
+    kind = infer_kind(ds)
+    if kind is None:
+        held = ", ".join(f"{name!r} {var.dims}" for name, var in ds.variables.items()) or "nothing"
+        found.add(
+            f"no record kind fits its variables ({held}); use a builder such as "
+            f"neurostore.spike_train(), or set attrs['kind'] to one of {', '.join(schema.KINDS)}"
+        )
+    return kind
+
+
+def _record(ds: xr.Dataset, kind: Kind, found: _Findings) -> Record | None:
+    timestamp = found.check(_timestamp, ds)
+    name = found.check(_name, ds, kind)
+    attrs = found.check(_attrs, ds, kind)
+    variables = dict(ds.variables)
+    _drop_derived_time(variables, timestamp)
+    _check_variables(variables, ds, kind, found)
+    columns = [
+        column
+        for key, variable in variables.items()
+        if (column := found.check(_column, key, variable, key in ds.coords)) is not None
+    ]
+    if found.problems:
+        return None
+    return _assemble(ds, kind, timestamp, name, attrs, _with_time_axis(columns))
+
+
+def _timestamp(ds: xr.Dataset) -> float:
+    for source in (schema.TIMESTAMP, schema.TIME):
+        variable = ds.variables.get(source)
+        if variable is not None and variable.ndim == 0:
+            return times.to_seconds(variable.values[()], "timestamp")
+    raise ValueError(
+        "timestamp is missing; expected a scalar coordinate: ds.assign_coords(timestamp=...)"
+    )
+
+
+def _name(ds: xr.Dataset, kind: Kind) -> str:
+    if kind.label is not None:
+        if kind.label not in ds.attrs:
+            raise ValueError(f"attrs[{kind.label!r}] is missing; expected the name as text")
+        return names.check_name(ds.attrs[kind.label], kind.label)
+    if kind.mapping == "variables":
+        return ",".join(_original(name, ds.variables[name].attrs) for name in ds.data_vars)
+    return ""
+
+
+def _original(name: Hashable, attrs: Mapping[Any, Any]) -> str:
+    return str(attrs.get(ORIGINAL_NAME, name))
+
+
+def _attrs(ds: xr.Dataset, kind: Kind) -> dict[str, Any]:
+    """Attributes for the first part; those for every part are added where it is written."""
+    rest = {
+        key: value
+        for key, value in ds.attrs.items()
+        if key not in ("kind", kind.label, kind.details)
+    }
+    stored = types.attrs_to_stored(rest, "attrs", taken=_STAMPS)
+    if kind.details in ds.attrs:
+        stored[kind.details] = _details(ds.attrs[kind.details], kind.details)
+    return stored
+
+
+_STAMPS = frozenset({"kind", "id", "schema_version", "coordinates"})
+
+
+def _details(value: Any, what: str) -> str:
+    """JSON text is kept to the letter, so that what was written is what comes back."""
+    if not isinstance(value, str):
+        return types.to_json(value, what)
+    try:
+        json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{what} is text that is not JSON ({error}); pass a dict") from None
+    return value
+
+
+def _drop_derived_time(variables: dict[Hashable, xr.Variable], timestamp: float | None) -> None:
+    """The decoded ``time`` follows from the timestamp, so it is not stored a second time."""
+    variable = variables.get(schema.TIME)
+    if timestamp is None or variable is None or variable.ndim or variable.dtype.kind != "M":
+        return
+    if variable.values[()] == times.decoded(timestamp) or schema.TIMESTAMP not in variables:
+        del variables[schema.TIME]
+
+
+def _check_variables(
+    variables: Mapping[Hashable, xr.Variable], ds: xr.Dataset, kind: Kind, found: _Findings
+) -> None:
+    if kind.mapping != "variables":
+        _check_against_rows(variables, kind, found)
+    if kind.check is not None:
+        for problem in kind.check(ds.sizes):
+            found.add(problem)
+    for name, variable in variables.items():
+        if not isinstance(name, str):
+            found.add(f"variable {name!r} has a name that is a {type(name).__name__}, expected str")
+        for dim in variable.dims:
+            if not isinstance(dim, str):
+                found.add(f"{name!r} has the dimension {dim!r}, expected a str")
+
+
+def _check_against_rows(
+    variables: Mapping[Hashable, xr.Variable], kind: Kind, found: _Findings
+) -> None:
+    for row in kind.variables:
+        variable = variables.get(row.name)
+        if variable is None:
+            if row.required:
+                found.add(f"{row.name} is missing; expected dims {_shown(row)}")
+            continue
+        if not row.allows(variable.dims):
+            found.add(f"{row.name} has dims {variable.dims}, expected {_shown(row)}")
+        if variable.dtype.kind not in row.kinds + "OT":
+            found.add(f"{row.name} has dtype {variable.dtype}, expected numbers")
+    if not any(row.name in variables for row in kind.variables):
+        expected = ", ".join(row.name for row in kind.variables)
+        found.add(f"no variable of the kind is there; expected at least one of {expected}")
+
+
+def _shown(row: schema.Variable) -> str:
+    return " or ".join(str(dims) for dims in row.dims) or "any"
+
+
+def _column(name: Hashable, variable: xr.Variable, coordinate: bool) -> Column:
+    text = names.check_name(name, "variable name")
+    values = variable.values if name != schema.TIMESTAMP else _seconds(variable)
+    try:
+        array = types.as_numpy(values)
+    except TypeError as error:
+        raise TypeError(f"{text}: {error}") from None
+    if not types.is_storable(array.dtype):
+        raise TypeError(f"{text} has dtype {array.dtype}, which netCDF-4 cannot hold exactly")
+    stored = types.to_stored(array)
+    attrs = types.attrs_to_stored(variable.attrs, f"{text}.attrs", taken=stored.attrs.keys())
+    attrs.update(stored.attrs)
+    return Column(
+        name=text.replace("/", "%2F"),
+        link=names.escape_variable(text),
+        dims=(*(str(dim) for dim in variable.dims), *stored.extra_dims),
+        values=stored.values,
+        attrs=attrs,
+        coordinate=coordinate,
+    )
+
+
+def _seconds(variable: xr.Variable) -> Any:
+    if variable.ndim:
+        raise ValueError(f"timestamp has dims {variable.dims}, expected a scalar coordinate")
+    return np.float64(times.to_seconds(variable.values[()]))
+
+
+def _with_time_axis(columns: list[Column]) -> list[Column]:
+    """Exactly one T axis: ``time`` where it is a coordinate of the record, else ``timestamp``."""
+    has_time = any(column.name == schema.TIME and column.coordinate for column in columns)
+    kept = [column for column in columns if column.name != schema.TIMESTAMP]
+    for column in kept:
+        if column.name == schema.TIME and has_time:
+            column.attrs.setdefault("axis", "T")
+    return kept
+
+
+def _assemble(
+    ds: xr.Dataset,
+    kind: Kind,
+    timestamp: float,
+    name: str,
+    attrs: dict[str, Any],
+    columns: list[Column],
+) -> Record:
+    pieces = _pieces(kind, columns, timestamp, name, attrs)
+    coordinates = [column for column in columns if column.coordinate]
+    return Record(
+        kind=kind,
+        timestamp=timestamp,
+        name=name,
+        pieces=pieces,
+        structure=_structure(ds, kind, columns),
+        labels=_labels(coordinates, kind.elastic if kind.combine == "ragged" else None),
+        length=int(ds.sizes.get(kind.elastic, 0)) if kind.elastic else 0,
+    )
+
+
+def _pieces(
+    kind: Kind, columns: list[Column], timestamp: float, name: str, attrs: dict[str, Any]
+) -> tuple[Piece, ...]:
+    """Deal the variables to the parts: a coordinate goes wherever all its dims are used."""
+    dealt: list[tuple[str, list[Column]]] = []
+    for part in kind.parts:
+        own = {row.name for row in part.variables}
+        mine = [c for c in columns if c.name in own] if kind.mapping != "variables" else columns
+        if mine or kind.mapping == "variables":
+            dealt.append((part.path, list(mine)))
+    rows = {row.name for row in kind.variables}
+    for column in columns:
+        if column.name not in rows and kind.mapping != "variables":
+            for target in _homes(column, dealt):
+                target.append(column)
+    stamp = _timestamp_column(timestamp, columns)
+    return tuple(
+        _piece(path, [*mine, stamp], kind, name, attrs if number == 0 else {})
+        for number, (path, mine) in enumerate(dealt)
+    )
+
+
+def _homes(column: Column, dealt: list[tuple[str, list[Column]]]) -> list[list[Column]]:
+    own = set(column.dims)
+    fitting = [
+        mine for _, mine in dealt if own <= {d for c in mine for d in c.dims} | _extra_dims(column)
+    ]
+    if column.coordinate and fitting:
+        return fitting
+    return fitting[:1] or [dealt[0][1]]
+
+
+def _extra_dims(column: Column) -> set[str]:
+    return {dim for dim in column.dims if dim == types.COMPLEX_DIM or dim.startswith("string")}
+
+
+_STAMP_ATTRS = dict(schema.TIMESTAMP_ATTRS)
+_STAMP_ATTRS_NO_AXIS = {k: v for k, v in _STAMP_ATTRS.items() if k != "axis"}
+
+
+def _timestamp_column(timestamp: float, columns: list[Column]) -> Column:
+    has_time = any(column.name == schema.TIME and column.coordinate for column in columns)
+    attrs = _STAMP_ATTRS_NO_AXIS if has_time else _STAMP_ATTRS
+    return Column(schema.TIMESTAMP, schema.TIMESTAMP, (), np.asarray(timestamp), attrs, True)
+
+
+def _piece(
+    path: str, columns: list[Column], kind: Kind, name: str, attrs: dict[str, Any]
+) -> Piece:
+    stamped: dict[str, Any] = {"kind": kind.name, "schema_version": schema.SCHEMA_VERSION}
+    if kind.label is not None:
+        stamped[kind.label] = name
+    stamped.update(attrs)
+    auxiliary = tuple(c.link for c in columns if c.coordinate and c.dims[:1] != (c.name,))
+    return Piece(path, tuple(columns), stamped, auxiliary)
+
+
+def _structure(ds: xr.Dataset, kind: Kind, columns: Iterable[Column]) -> str:
+    """Canonical JSON; the elastic size is left out, since records differ in it."""
+    variables: dict[str, list[Any]] = {}
+    for column in columns:
+        logical = types.logical_dtype(column.values.dtype, column.attrs)
+        dims = column.dims[:-1] if types.drops_last_dim(logical) else column.dims
+        units = str(column.attrs.get("units", ""))
+        variables[column.name] = [logical, list(dims), int(column.coordinate), units]
+    sizes = {str(dim): size for dim, size in ds.sizes.items() if dim != kind.elastic}
+    return json.dumps({"sizes": sizes, "variables": variables}, sort_keys=True, ensure_ascii=False)
+
+
+def _labels(coordinates: Iterable[Column], skipped: str | None) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for column in sorted(coordinates, key=lambda column: column.name):
+        if column.dims and skipped not in column.dims:
+            digest.update(f"{column.name}{column.dims}{column.values.shape}".encode())
+            digest.update(np.ascontiguousarray(column.values).data.cast("B"))
+    return int.from_bytes(digest.digest(), "little")

@@ -1,0 +1,621 @@
+"""One open file: who may touch it when, and the one place that commits.
+
+A `Session` is the only owner of HDF5 handles.  Writing goes through the crash-safe file under
+the writer lock; reading goes through the same handle while it is current, or else through HDF5's
+native driver under the reading lock.  The registry finds the session of a path by device and
+inode, so that a store in a loop costs a ``stat`` and not an open, and notices at once when the
+file was moved, replaced or removed.  What is stored, and as what, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neurostore import catalogue as tables
+from neurostore import journal, osio, reading, safefile, schema, tree
+from neurostore.arrays import Key, Place
+from neurostore.catalogue import Catalogue, Entry
+from neurostore.errors import (
+    ClosedError,
+    DamagedError,
+    LockTimeoutError,
+    ReadOnlyError,
+    RecordNotFoundError,
+    StoreExistsError,
+    StoreNotFoundError,
+)
+from neurostore.locks import FileLocks, hold_data_lock
+from neurostore.osio import Durability
+from neurostore.records import Record
+from neurostore.stencil import Layout, Stencils
+from neurostore.tree import H5File
+
+__all__ = ["RecordSource", "Session", "attach", "close_all"]
+
+class Session:
+    """One open file of this process.
+
+    Get it from :func:`attach`; several stores may share it.
+    """
+
+    def __init__(self, path: Path, key: tuple[int, int]) -> None:
+        self.path = path
+        self.key = key
+        self.mutex = threading.RLock()
+        self.users = 0
+        self.closed = False
+        self._locks = FileLocks(path)
+        self._stencils: Stencils | None = None
+        self._file: safefile.CrashSafeFile | None = None
+        self._writer: H5File | None = None
+        self._reader: H5File | None = None
+        self._reader_state = b""
+        self._overlay: safefile.Overlay | None = None
+        self._state_fd = -1
+        self._state_offset = -1
+        self._catalogue: Catalogue | None = None
+        self._catalogue_of: object = None
+        self._depth = 0
+
+    # -- reading ---------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[H5File]:
+        """Give the file as of the last commit, or as this thread's open batch sees it.
+
+        Nothing that is handed out may be kept for later look-ups of names.
+        """
+        with self.mutex:
+            self._check_open()
+            if self._writer is not None and (self._depth or self._is_current()):
+                yield self._writer
+                return
+            if self._reader is None or self._state() != self._reader_state:
+                self._close_reader()
+                if journal.pending(self.path):
+                    self._finish_commit()
+            with self._locks.reading():
+                yield self._current_reader()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The time table, brought up to date."""
+        with self.mutex, self.reading() as h5file:
+            if self._catalogue is None or self._catalogue_of is not h5file:
+                self._load_catalogue(h5file)
+            assert self._catalogue is not None
+            return self._catalogue
+
+    def _load_catalogue(self, h5file: H5File) -> None:
+        found = Catalogue.read(h5file)
+        self._catalogue = found if found is not None else tables.rebuild(h5file)
+        self._catalogue_of = h5file
+
+    def _is_current(self) -> bool:
+        assert self._file is not None
+        return self._state() == self._file.file_id + self._file.generation.to_bytes(8, "little")
+
+    def _state(self) -> bytes:
+        """Read the file id and generation as they are on disk, without HDF5."""
+        if self._state_fd < 0 or self._state_offset < 0:
+            return b""
+        return os.pread(self._state_fd, journal.STATE_SIZE, self._state_offset)
+
+    def _current_reader(self) -> H5File:
+        if self._reader is None or self._state() != self._reader_state:
+            self._open_reader()
+        assert self._reader is not None
+        return self._reader
+
+    def _open_reader(self) -> None:
+        if self._reader is not None:
+            self._close_reader()
+        if self._overlay is not None:
+            self._reader = safefile.open_h5(self._overlay, write=False)
+        else:
+            self._reader = tree.open_native(self.path)
+        self._remember_state(self._reader)
+        self._reader_state = self._state()
+
+    def _finish_commit(self) -> None:
+        """Apply what a dead writer left; read through it where the file cannot be written."""
+        try:
+            self._locks.acquire_writer(0)
+        except LockTimeoutError:
+            return  # a living writer is about to apply it; its last commit is what there is
+        except ReadOnlyError:
+            self._overlay = safefile.Overlay(self.path)
+            return
+        try:
+            journal.recover(self.path, applying=self._locks.applying, settle=True)
+        finally:
+            self._locks.release_writer()
+
+    def _remember_state(self, h5file: H5File) -> None:
+        if self._state_offset < 0 and tree.has_catalogue(h5file):
+            with suppress(KeyError):
+                self._state_offset = Catalogue.state_offset(h5file)
+        if self._state_fd < 0:
+            self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read_values(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
+        """Return values of one dataset as they are on disk; the one place that reads chunks."""
+        with self.reading() as h5file:
+            return tree.read_values(h5file, str(self.path), address, selection)
+
+    # -- writing ---------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self, *, timeout: float, durability: Durability) -> Iterator[Catalogue]:
+        """Hold the file for writing; leaving without an exception is one commit.
+
+        Calls may be nested: the outermost commits.  After an exception nothing of it is left,
+        neither in the file nor in memory.
+        """
+        with self.mutex:
+            self._check_open()
+            if self._depth:
+                yield self.catalogue
+                return
+            self._locks.acquire_writer(timeout)
+            try:
+                self._open_writer(durability)
+                self._depth = 1
+                try:
+                    yield self.catalogue
+                    self.commit()
+                except BaseException:
+                    self._roll_back()
+                    raise
+                finally:
+                    self._depth = 0
+            finally:
+                self._locks.release_writer()
+
+    @contextmanager
+    def exclusive(self, *, timeout: float, durability: Durability) -> Iterator[None]:
+        """Hold the writer lock with no handle open, to put another file in this one's place."""
+        with self.mutex:
+            self._check_open()
+            if self._depth:
+                raise ClosedError(f"{self.path}: not inside a batch; end the batch first")
+            with self.writing(timeout=timeout, durability=durability):
+                pass
+            self._locks.acquire_writer(timeout)
+            try:
+                self._settle()
+                yield
+            finally:
+                self._locks.release_writer()
+
+    def _settle(self) -> None:
+        """Bring the last commit to the medium and close every handle, under the writer lock."""
+        self._close_reader()
+        writer, self._writer = self._writer, None
+        file, self._file = self._file, None
+        self._catalogue = self._catalogue_of = None
+        if writer is not None and file is not None:
+            if file.moved():
+                file.abandon()
+            writer.close()
+            file.close()
+        journal.recover(self.path, applying=self._locks.applying, settle=True)
+
+    def release_reader(self) -> None:
+        """Close the reading handle, before the file gets another name."""
+        with self.mutex:
+            self._close_reader()
+
+    def replace(self, temporary: Path, durability: Durability) -> None:
+        """Put a finished file in the place of this one, inside :meth:`exclusive`."""
+        self._close_reader()
+        with self._locks.applying():
+            osio.replace(temporary, self.path, durability=durability)
+        self._forget_inode()
+
+    def _forget_inode(self) -> None:
+        if self._state_fd >= 0:
+            os.close(self._state_fd)
+        self._state_fd = self._state_offset = -1
+        key = _key(self.path)
+        assert key is not None
+        _rekey(self, key)
+
+    def commit(self) -> None:
+        """Make everything written so far one durable step; the only place that does."""
+        assert self._writer is not None and self._file is not None and self._catalogue is not None
+        self._catalogue.write(self._writer)
+        self._writer.flush()
+        self._file.commit()
+
+    def _open_writer(self, durability: Durability) -> None:
+        if self._writer is not None:
+            assert self._file is not None
+            if not self._file.moved() and self._file.error is None:
+                return
+            self._drop_writer()
+        self._close_reader()
+        journal.recover(self.path, applying=self._locks.applying, durability=durability)
+        self._ensure_catalogue(durability)
+        self._file = safefile.CrashSafeFile(
+            self.path,
+            state_offset=self._state_offset,
+            applying=self._locks.applying,
+            durability=durability,
+        )
+        hold_data_lock(self._file.fileno(), self.path)
+        self._writer = safefile.open_h5(self._file)
+
+    def _ensure_catalogue(self, durability: Durability) -> None:
+        """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""
+        with tree.open_native(self.path) as h5file:
+            if tree.has_catalogue(h5file):
+                self._remember_state(h5file)
+                return
+        temporary = self.path.with_name(f".{self.path.name[:200]}-{os.getpid()}-adopted")
+        try:
+            tree.adopt(self.path, str(temporary))
+            self.replace(temporary, durability)
+        finally:
+            temporary.unlink(missing_ok=True)
+        with tree.open_native(self.path) as h5file:
+            self._remember_state(h5file)
+
+    def _roll_back(self) -> None:
+        """Forget what is uncommitted; the handle is opened anew when it is next needed."""
+        self._catalogue = self._catalogue_of = None
+        writer, self._writer = self._writer, None
+        file, self._file = self._file, None
+        if writer is None or file is None:
+            return
+        if file.error is not None:
+            file.abandon()
+        writer.close()
+        if file.error is None:
+            file.rollback()
+        file.close()
+
+    def _drop_writer(self) -> None:
+        """Let go of a handle whose file has moved on, without writing a byte through it."""
+        self._catalogue = self._catalogue_of = None
+        writer, self._writer = self._writer, None
+        file, self._file = self._file, None
+        if file is not None:
+            file.abandon()
+        if writer is not None:
+            writer.close()
+        if file is not None:
+            file.release()
+
+    def put(self, record: Record, layout: Layout, taken: Callable[[str], bool]) -> str:
+        """Write one record, inside :meth:`writing`; return its id.
+
+        ``taken`` tells of ids that records elsewhere have.
+        """
+        assert self._depth and self._writer is not None
+        held = self.catalogue
+        kind = record.kind
+        record_id, leaf = held.claim(kind, record.name, record.timestamp, taken)
+        if self._stencils is None:
+            self._stencils = Stencils()
+        stored = 0
+        for piece in record.pieces:
+            done = tree.stamp(
+                self._writer,
+                self._stencils,
+                piece,
+                record_id,
+                layout,
+                kind.elastic,
+                held.state["dimensions"],
+            )
+            held.take_numbers(done.dimensions)
+            stored += done.bytes
+        held.add(
+            kind,
+            timestamp=record.timestamp,
+            name=record.name,
+            leaf=leaf,
+            structure=record.structure,
+            labels=record.labels,
+            length=record.length,
+            stored_bytes=stored,
+        )
+        return record_id
+
+    def remove(self, entry: Entry) -> None:
+        """Take one record out of the tree, inside :meth:`writing`."""
+        assert self._depth and self._writer is not None
+        number = self.catalogue.remove(entry)
+        for position, part in enumerate(entry.kind.parts):
+            tree.set_aside(self._writer, f"{part.path}/{entry.id}", number, position)
+
+    # -- records ---------------------------------------------------------------------------
+
+    def open_record(self, entry: Entry) -> tuple[xr.Dataset, dict[str, Place]]:
+        """Return one record, lazily, and where the values of its variables are."""
+        with self.reading() as h5file:
+            held = self.catalogue
+            row = held.tables[entry.kind.name].rows[entry.row]
+            found = self._look(h5file, entry)
+            ds = reading.record(
+                list(found.values()),
+                entry.kind,
+                float(row["timestamp"]),
+                held.text(int(row["name"])),
+            )
+        ds.encoding.update(source=str(self.path), id=entry.id, groups=list(found))
+        places: dict[str, Place] = {}
+        for part in found.values():
+            places = part.places | places
+        return ds, places
+
+    def open_parts(self, entry: Entry) -> dict[str, xr.Dataset]:
+        """Return the parts of one record by their address, lazily."""
+        with self.reading() as h5file:
+            held = self.catalogue
+            row = held.tables[entry.kind.name].rows[entry.row]
+            name = held.text(int(row["name"]))
+            return {
+                address: reading.record([part], entry.kind, float(row["timestamp"]), name)
+                for address, part in self._look(h5file, entry).items()
+            }
+
+    def _look(self, h5file: H5File, entry: Entry) -> dict[str, reading.Part]:
+        held = self.catalogue
+        serial = int(held.tables[entry.kind.name].rows["serial"][entry.row])
+        source = RecordSource(
+            str(self.path), held.file_id, entry.id, serial, held.state["epoch"]
+        )
+        addresses = [f"{part.path}/{entry.id}" for part in entry.kind.parts]
+        try:
+            return {
+                address: tree.look(h5file, address, source, entry.kind)
+                for address in addresses
+                if tree.has(h5file, address)
+            }
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DamagedError(
+                f"{self.path}: the record {entry.id!r} is damaged: {error}"
+            ) from error
+
+    def open_group(self, address: str) -> xr.Dataset:
+        """Return what stands at one address of the tree, lazily."""
+        plain = address.strip("/")
+        kind = _kind_at(plain)
+        with self.reading() as h5file:
+            if not tree.has(h5file, plain):
+                raise RecordNotFoundError(f"{self.path}: nothing stands at /{plain}")
+            held = self.catalogue
+            entry = held.find(plain) if kind is not None else None
+            if entry is not None:
+                ds = self.open_parts(entry)[plain]
+            else:
+                source = RecordSource(str(self.path), held.file_id, "", -1, held.state["epoch"])
+                part = tree.look(h5file, plain, source, kind)
+                ds = reading.dataset(part.variables, part.coordinates, part.attrs, kind)
+        ds.encoding.update(source=str(self.path), group=f"/{plain}")
+        return ds
+
+    def created_at(self) -> float:
+        """Return when the file was made, in seconds since 1970."""
+        with self.reading() as h5file:
+            return tree.created_at(h5file, self.path)
+
+    def top_groups(self) -> list[str]:
+        """Return the names of the groups at the top of the tree, the catalogue left out."""
+        with self.reading() as h5file:
+            return tree.top_groups(h5file)
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedError(f"{self.path}: the store is closed; open it again")
+
+    def _close_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        overlay, self._overlay = self._overlay, None
+        if self._catalogue_of is reader:
+            self._catalogue = self._catalogue_of = None
+        if reader is not None:
+            reader.close()
+        if overlay is not None:
+            overlay.close()
+
+    def close(self) -> None:
+        """Settle the last commit and let the file go; closing twice is fine."""
+        with self.mutex:
+            if self.closed:
+                return
+            self.closed = True
+            self._close_reader()
+            self._close_writer()
+            if self._stencils is not None:
+                self._stencils.close()
+            if self._state_fd >= 0:
+                os.close(self._state_fd)
+                self._state_fd = -1
+            self._locks.close()
+        _forget(self)
+
+    def _close_writer(self) -> None:
+        if self._writer is None or self._file is None:
+            return
+        try:
+            self._locks.acquire_writer(0.5)
+        except (LockTimeoutError, ReadOnlyError):
+            self._drop_writer()  # somebody else writes; what we committed is in the file already
+            return
+        try:
+            if self._file.error is not None or self._file.moved():
+                self._drop_writer()
+                return
+            writer, self._writer = self._writer, None
+            writer.close()
+            self._file.close()
+            self._file = None
+        finally:
+            self._locks.release_writer()
+
+
+def _kind_at(address: str) -> schema.Kind | None:
+    parent = address.rpartition("/")[0]
+    fitting = (k for k in schema.KINDS.values() if any(p.path == parent for p in k.parts))
+    return next(fitting, None)
+
+
+@dataclass(frozen=True)
+class RecordSource:
+    """Where the values of one record are read from, whichever process asks."""
+
+    path: str
+    file_id: tuple[int, int]
+    record_id: str
+    serial: int
+    epoch: int
+
+    def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
+        """Return values of one dataset of the record."""
+        session = attach(Path(self.path), "r")
+        with session.mutex:
+            held = session.catalogue
+            if held.file_id != self.file_id:
+                raise RecordNotFoundError(
+                    f"{self.path}: the file was replaced since {self.record_id!r} was opened"
+                )
+            if held.state["epoch"] != self.epoch and self.serial >= 0:
+                self._check_alive(held)
+            return session.read_values(address, selection)
+
+    def _check_alive(self, held: Catalogue) -> None:
+        entry = held.find(self.record_id)
+        if entry is not None:
+            serial = held.tables[entry.kind.name].rows["serial"][entry.row]
+            if int(serial) == self.serial:
+                return
+        raise RecordNotFoundError(
+            f"{self.path}: the record {self.record_id!r} was removed after it was opened"
+        )
+
+
+# -- the registry ----------------------------------------------------------------------------
+
+_sessions: OrderedDict[tuple[int, int], Session] = OrderedDict()
+_guard = threading.RLock()
+#: Files that stay open between calls; beyond it the least recently used idle one is closed.
+_MOST = 64
+
+
+def attach(path: Path, mode: str) -> Session:
+    """Return the session of the file at ``path``.
+
+    Parameters
+    ----------
+    mode
+        ``"r"``: it must exist; ``"a"``: it is created where it does not; ``"x"``: it must not.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreExistsError, NotAStoreError, ReadOnlyError
+    """
+    path = Path(os.path.abspath(path))
+    with _guard:
+        key = _key(path)
+        if key is None:
+            if mode == "r":
+                raise StoreNotFoundError(
+                    f"{path}: there is no such file; mode 'a' would make one"
+                )
+            create(path)
+            key = _key(path)
+            assert key is not None
+        elif mode == "x":
+            raise StoreExistsError(f"{path}: exists already; open it with mode 'a' or 'r'")
+        session = _sessions.get(key)
+        if session is None or session.path != path:
+            _close_stale(path)
+            tree.check_signature(path)
+            session = Session(path, key)
+            _sessions[key] = session
+            _close_idle()
+        _sessions.move_to_end(key)
+        return session
+
+
+def _key(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise StoreNotFoundError(f"{path}: a part of the path is a file") from None
+    return found.st_dev, found.st_ino
+
+
+def _close_stale(path: Path) -> None:
+    """Close sessions of other files that were once at this path."""
+    for session in [s for s in _sessions.values() if s.path == path]:
+        session.close()
+
+
+def _close_idle() -> None:
+    idle = [s for s in _sessions.values() if not s.users]
+    for session in idle[: max(0, len(_sessions) - _MOST)]:
+        session.close()
+
+
+def _forget(session: Session) -> None:
+    with _guard:
+        if _sessions.get(session.key) is session:
+            del _sessions[session.key]
+
+
+def create(path: Path) -> None:
+    """Make an empty store at ``path``, whole or not at all."""
+    if not path.parent.is_dir():
+        raise StoreNotFoundError(
+            f"{path}: the folder {path.parent} does not exist; make it first"
+        )
+    try:
+        osio.create(path, tree.build)
+    except PermissionError as error:
+        raise ReadOnlyError(f"{path}: cannot be made: {error.strerror}") from error
+
+
+def _rekey(session: Session, key: tuple[int, int]) -> None:
+    with _guard:
+        _forget(session)
+        session.key = key
+        _sessions[key] = session
+
+
+def close_all() -> None:
+    """Close every file that this process has open; called at exit."""
+    with _guard:
+        for session in list(_sessions.values()):
+            with suppress(OSError):
+                session.close()
+
+
+def _after_fork() -> None:
+    """A child has none of its parent's files: it opens its own and never writes through theirs."""
+    global _guard
+    _guard = threading.RLock()
+    _sessions.clear()
+
+
+atexit.register(close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

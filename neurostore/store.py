@@ -1,0 +1,378 @@
+"""``Store``: the public object.  It checks arguments and delegates; it holds settings, no data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import xarray as xr
+
+from neurostore import filters, lifecycle, querying, records, series
+from neurostore.combining import JOINS, Join
+from neurostore.errors import ClosedError, ReadOnlyError, ValidationError
+from neurostore.osio import Durability
+from neurostore.session import Session, attach
+from neurostore.stencil import Layout
+from neurostore.times import TimeLike
+
+__all__ = ["Store", "open"]
+
+Mode = Literal["r", "a", "x"]
+
+
+def open(
+    path: str | os.PathLike[str],
+    mode: Mode = "a",
+    *,
+    compression: str | None = "gzip",
+    compression_opts: int | None = 6,
+    chunk_size: int = 1024,
+    max_file_size: int = 10 * 1024**3,
+    durability: Durability = "power",
+    lock_timeout: float = 60.0,
+) -> Store:
+    """Open the store at ``path``.
+
+    Parameters
+    ----------
+    path
+        The HDF5 file.
+    mode
+        ``"a"`` reads and writes and makes the file if need be, ``"r"`` only reads, ``"x"`` makes
+        a new file and fails where there is one.
+    compression, compression_opts
+        ``"gzip"`` with a level from 0 to 9, ``"lzf"``, ``"szip"`` or None.
+    chunk_size
+        A chunk of a variable holds at most ``64 * chunk_size`` values.
+    max_file_size
+        Bytes beyond which :meth:`Store.check_size` rotates the file.
+    durability
+        ``"power"``: a committed record survives a power cut.  ``"process"``: it survives the end
+        of the process, and storing needs no sync of the disk.
+    lock_timeout
+        Seconds to wait for another process that is writing.
+
+    Examples
+    --------
+    >>> import neurostore
+    >>> with neurostore.open(tmp / "run.h5") as store:
+    ...     spikes = neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5)
+    ...     store.store(spikes)
+    'train_12.5'
+    """
+    return Store(
+        path,
+        mode,
+        compression=compression,
+        compression_opts=compression_opts,
+        chunk_size=chunk_size,
+        max_file_size=max_file_size,
+        durability=durability,
+        lock_timeout=lock_timeout,
+    )
+
+
+class Store:
+    """Records in one HDF5 file, and in the files it was rotated to.  Made by `neurostore.open`.
+
+    Several stores, in one process or many, may have the same file open; one at a time writes.
+    A store is a context manager, and closing it twice is fine.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        mode: Mode = "a",
+        *,
+        compression: str | None = "gzip",
+        compression_opts: int | None = 6,
+        chunk_size: int = 1024,
+        max_file_size: int = 10 * 1024**3,
+        durability: Durability = "power",
+        lock_timeout: float = 60.0,
+    ) -> None:
+        if mode not in ("r", "a", "x"):
+            raise ValidationError(f"mode is {mode!r}, expected 'r', 'a' or 'x'")
+        if durability not in ("power", "process"):
+            raise ValidationError(f"durability is {durability!r}, expected 'power' or 'process'")
+        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValidationError(f"chunk_size is {chunk_size!r}, expected a positive integer")
+        codec, level = filters.check_options(compression, compression_opts)
+        self.path = Path(os.path.abspath(path))
+        self.mode: Mode = mode
+        self.max_file_size = max_file_size
+        self._layout = Layout(codec, level, chunk_size)
+        self._durability: Durability = durability
+        self._timeout = lock_timeout
+        self._closed = False
+        self._attached: Session | None = None
+        self._session()
+        if mode == "x":
+            self.mode = "a"
+
+    @property
+    def compression(self) -> str | None:
+        """Filter that new records are stored with."""
+        return self._layout.compression
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"mode {self.mode!r}"
+        return f"<neurostore.Store {str(self.path)!r}, {state}>"
+
+    def _session(self) -> Session:
+        """The session of the file that is at the path now."""
+        if self._closed:
+            raise ClosedError(f"{self.path}: the store is closed; open it again")
+        session = attach(self.path, self.mode)
+        if session is not self._attached:
+            if self._attached is not None:
+                self._attached.users -= 1
+            session.users += 1
+            self._attached = session
+        return session
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        if self.mode == "r":
+            raise ReadOnlyError(f"{self.path}: opened with mode 'r'; open it with mode 'a' to write")
+        session = self._session()
+        with session.writing(timeout=self._timeout, durability=self._durability):
+            yield session
+
+    # -- storing -------------------------------------------------------------------------------
+
+    def store(self, ds: xr.Dataset) -> str:
+        """Store one record and return its id; when this returns, it is committed.
+
+        Parameters
+        ----------
+        ds
+            A labelled record, as the builders make it.
+
+        Raises
+        ------
+        ValidationError
+            Names everything that keeps ``ds`` from being a record; the file is as it was.
+        """
+        record = records.examine(ds)
+        with self._writing() as session:
+            return session.put(record, self._layout, series.is_taken(session))
+
+    def store_tree(self, tree: xr.DataTree) -> dict[str, str]:
+        """Store every record node of ``tree`` in one commit; return the ids by node path."""
+        found = {
+            node.path: node.to_dataset()
+            for node in tree.subtree
+            if node.data_vars or node.to_dataset(inherit=False).attrs.get("kind")
+        }
+        if not found:
+            raise ValidationError("the tree has no node with variables, so there is no record")
+        examined = {path: records.examine(ds) for path, ds in found.items()}
+        with self._writing() as session:
+            taken = series.is_taken(session)
+            return {path: session.put(r, self._layout, taken) for path, r in examined.items()}
+
+    @contextmanager
+    def batch(self) -> Iterator[Self]:
+        """Make what is stored inside one commit; an exception leaves nothing of it."""
+        with self._writing():
+            yield self
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def retrieve(self, record_id: str) -> xr.Dataset:
+        """Return a record as a labelled Dataset whose values are read when they are asked for.
+
+        Parameters
+        ----------
+        record_id
+            The id, or the full address of one of its groups.
+
+        Raises
+        ------
+        RecordNotFoundError
+            No record has this id.
+        AmbiguousRecordError
+            Several records of a file that others wrote have it; an address decides.
+        """
+        return querying.retrieve(self._session(), record_id)
+
+    def ids(
+        self,
+        kind: str | None = None,
+        start: TimeLike | None = None,
+        end: TimeLike | None = None,
+        *,
+        name: str | None = None,
+    ) -> list[str]:
+        """Return the ids of records in time order.
+
+        Parameters
+        ----------
+        kind
+            One record kind; None means all.
+        start, end
+            Both included; None leaves a side open.
+        name
+            Only records of this reservoir, rule, mechanism, task or map.
+        """
+        return querying.ids(self._session(), kind, start, end, name)
+
+    def range(
+        self,
+        kind: str,
+        start: TimeLike | None = None,
+        end: TimeLike | None = None,
+        *,
+        name: str | None = None,
+        join: Join = "exact",
+    ) -> xr.Dataset:
+        """Return all records of one kind in a span of time as one labelled, lazy Dataset.
+
+        Equal-shaped records are stacked along ``record``; spike trains are joined as a CF
+        contiguous ragged array; metrics take the union of their labels, NaN where one is missing.
+
+        Parameters
+        ----------
+        kind, start, end, name
+            As for :meth:`ids`.
+        join
+            What to do where labels differ at equal shape: ``"exact"`` refuses, ``"override"``
+            takes the first record's, ``"inner"`` and ``"outer"`` align (and read) the values.
+
+        Raises
+        ------
+        MisalignedRecordsError
+            Names the first record that does not fit, and how to select.
+        """
+        if join not in JOINS:
+            raise ValidationError(f"join is {join!r}, expected one of {', '.join(JOINS)}")
+        return querying.range_(self._session(), kind, start, end, name, join)
+
+    def catalogue(
+        self,
+        kind: str | None = None,
+        start: TimeLike | None = None,
+        end: TimeLike | None = None,
+        *,
+        name: str | None = None,
+    ) -> xr.Dataset:
+        """Return the table of records: one row each along ``record``, in time order."""
+        return querying.catalogue(self._session(), kind, start, end, name)
+
+    def tree(
+        self,
+        kind: str | None = None,
+        start: TimeLike | None = None,
+        end: TimeLike | None = None,
+        *,
+        name: str | None = None,
+    ) -> dict[str, xr.Dataset]:
+        """Return the parts of records by their address, as ``xarray.DataTree.from_dict`` takes them."""
+        return querying.groups(self._session(), kind, start, end, name)
+
+    def open_group(self, address: str) -> xr.Dataset:
+        """Return what stands at one address of the tree."""
+        return self._session().open_group(address)
+
+    @contextmanager
+    def h5file(self) -> Iterator[Any]:
+        """Give the open ``h5py.File`` for reading; nothing of it may be kept for later."""
+        with self._session().reading() as h5file:
+            yield h5file
+
+    def info(self) -> dict[str, Any]:
+        """Return what is to be known of the file: counts, time span, size, versions."""
+        return querying.info(self._session())
+
+    # -- the file's life -----------------------------------------------------------------------
+
+    def cleanup(
+        self,
+        retention_days: float,
+        *,
+        kind: str | None = None,
+        name: str | None = None,
+        now: TimeLike | None = None,
+        model_time: bool = False,
+        dry_run: bool = False,
+    ) -> list[str]:
+        """Remove records older than a number of days, in one commit; return their ids.
+
+        The space is won back by :meth:`compact`.
+
+        Parameters
+        ----------
+        retention_days
+            Records with a timestamp before ``now`` less this many days go.
+        kind, name
+            Only these.
+        now
+            The moment to count back from; the clock's if it is None.
+        model_time
+            Timestamps before 1980 are taken for model seconds and kept; True removes those too.
+        dry_run
+            Remove nothing, only return what would be.
+        """
+        if dry_run:
+            return lifecycle.expired(self._session(), retention_days, kind, name, now, model_time)
+        with self._writing() as session:
+            gone = lifecycle.expired(session, retention_days, kind, name, now, model_time)
+            lifecycle.remove(session, gone)
+        return gone
+
+    def compact(self) -> None:
+        """Write the file anew without what was removed; chunks are moved, not encoded again."""
+        with self._exclusive() as session:
+            lifecycle.compact(session, self._durability)
+
+    def rotate(self) -> Path:
+        """Close the file off under a new name, and go on in an empty one; return the new name.
+
+        Its records stay part of the store.
+        """
+        with self._exclusive() as session:
+            return lifecycle.rotate(session, self._durability)
+
+    def check_size(self) -> bool:
+        """Rotate the file if it is larger than ``max_file_size``; tell whether it was."""
+        if self.path.stat().st_size <= self.max_file_size:
+            return False
+        self.rotate()
+        return True
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[Session]:
+        if self.mode == "r":
+            raise ReadOnlyError(f"{self.path}: opened with mode 'r'; open it with mode 'a' to write")
+        session = self._session()
+        with session.exclusive(timeout=self._timeout, durability=self._durability):
+            yield session
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let the file go; the last store of a file in this process closes it."""
+        if self._closed:
+            return
+        self._closed = True
+        session, self._attached = self._attached, None
+        if session is not None:
+            session.users -= 1
+            if session.users <= 0:
+                session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

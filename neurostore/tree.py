@@ -1,0 +1,242 @@
+"""The tree of groups in an open file: made, looked up, changed by moving links.
+
+Everything that the session asks of HDF5 itself is here.  Locks, commits and the choice of the
+handle are not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5f, h5g, h5p
+
+from neurostore import filters, h5attrs, reading, schema
+from neurostore.arrays import Key, Source
+from neurostore.catalogue import GROUP, Catalogue, rebuild
+from neurostore.errors import (
+    DamagedError,
+    NotAStoreError,
+    ReadOnlyError,
+    RecordNotFoundError,
+    StoreNotFoundError,
+)
+from neurostore.rawcopy import copy_groups
+from neurostore.records import Piece
+from neurostore.schema import Kind
+from neurostore.stencil import Layout, Stamped, Stencils
+
+__all__ = [
+    "H5File",
+    "adopt",
+    "build",
+    "build_next",
+    "check_signature",
+    "copy_live",
+    "created_at",
+    "has",
+    "has_catalogue",
+    "look",
+    "open_native",
+    "read_values",
+    "set_aside",
+    "stamp",
+    "top_groups",
+]
+
+H5File = h5py.File
+
+#: Where removed records wait for compaction.
+REMOVED = "catalogue/removed"
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+#: What a stranger who opens the file is told; text as NUL-free UTF-8 of fixed length.
+ROOT_ATTRS: Mapping[str, Any] = {
+    "Conventions": "CF-1.11",
+    "title": "neural-simulation records, each one labelled netCDF-4 group",
+    "neurostore": "xarray.open_dataset(path, engine='neurostore') is the table of records; "
+    "xarray.open_dataset(path, group=..., engine='h5netcdf') reads one of them without neurostore",
+    "schema_version": np.int64(schema.SCHEMA_VERSION),
+}
+
+
+def check_signature(path: Path) -> None:
+    """Raise unless ``path`` is an HDF5 file that may be read."""
+    if path.is_dir():
+        raise NotAStoreError(f"{path}: is a directory, expected an HDF5 file")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(_SIGNATURE))
+    except PermissionError as error:
+        raise ReadOnlyError(f"{path}: may not be read: {error.strerror}") from error
+    if head != _SIGNATURE and not h5py.is_hdf5(path):
+        raise NotAStoreError(f"{path}: is not an HDF5 file (it begins with {head!r})")
+
+
+def open_native(path: Path) -> H5File:
+    """Open for reading with HDF5's own driver and its default locking."""
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError:
+        raise StoreNotFoundError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise NotAStoreError(f"{path}: HDF5 cannot open it: {error}") from error
+
+
+def has(h5file: H5File, address: str) -> bool:
+    """Tell whether something stands at ``address``."""
+    return address in h5file
+
+
+def has_catalogue(h5file: H5File) -> bool:
+    """Tell whether the file has a time table."""
+    return GROUP in h5file.id
+
+
+def look(h5file: H5File, address: str, source: Source, kind: Kind | None) -> reading.Part:
+    """Return what stands at ``address``."""
+    return reading.look(h5file.id, address, source, kind)
+
+
+def created_at(h5file: H5File, path: Path) -> float:
+    """Return when the file was made; for other people's files, when it was last changed."""
+    found = h5attrs.read_one(h5file.id, b"created_at")
+    return float(found) if found is not None else path.stat().st_mtime
+
+
+def top_groups(h5file: H5File) -> list[str]:
+    """Return the names of the groups at the top, the catalogue left out."""
+    return [name for name in h5file if name != GROUP.decode()]
+
+
+def build(temporary: str) -> None:
+    """Fill the file at ``temporary`` with the empty tree of a store.
+
+    ``FSPACE_STRATEGY_NONE``: the others reuse freed space, and a reader of a deleted dataset
+    then reads another record's values without an error.
+    """
+    creation = h5p.create(h5p.FILE_CREATE)
+    creation.set_file_space_strategy(h5f.FSPACE_STRATEGY_NONE, False, 1)
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
+    made = h5f.create(os.fsencode(temporary), h5f.ACC_TRUNC, fcpl=creation, fapl=access)
+    with h5py.File(made) as h5file:
+        for key, value in ROOT_ATTRS.items():
+            h5attrs.write(h5file.id, h5attrs.pack(key, value))
+        h5attrs.write(h5file.id, h5attrs.pack("created_at", np.float64(time.time())))
+        Catalogue.create(h5file)
+        for kind in schema.KINDS.values():
+            for part in kind.parts:
+                h5file.require_group(part.path)
+        for empty in schema.EMPTY_GROUPS:
+            h5file.require_group(empty)
+
+
+def adopt(path: Path, temporary: str) -> None:
+    """Make at ``temporary`` a copy of a file that others wrote, with the catalogue it lacks."""
+    shutil.copyfile(path, temporary)
+    with h5py.File(temporary, "r+", libver=("v110", "v110")) as h5file:
+        found = rebuild(h5file)
+        number = found.state["dimensions"]
+        Catalogue.create(h5file, first_number=number)
+        fresh = Catalogue.read(h5file)
+        assert fresh is not None
+        found.state.update(fresh.state, serial=found.state["serial"])
+        found.write(h5file)
+
+
+def copy_live(path: Path, temporary: Path) -> None:
+    """Make at ``temporary`` a copy of the file without what was removed."""
+    build(str(temporary))
+    with open_native(path) as old, h5py.File(temporary, "r+", libver=("v110", "v110")) as new:
+        held = Catalogue.read(old) or rebuild(old)
+        fresh = Catalogue.read(new)
+        assert fresh is not None
+        first = fresh.state["dimensions"]
+        fresh.take_over(held)
+        fresh.state["dimensions"] = copy_groups(old, new, GROUP, first)
+        _copy_root_attrs(old, new)
+        if fresh.older:
+            fresh.write_older(new)
+        fresh.write(new)
+
+
+def _copy_root_attrs(old: H5File, new: H5File) -> None:
+    found = h5attrs.read_one(old.id, b"created_at")
+    if found is not None:
+        h5attrs.overwrite(new.id, b"created_at", np.array(found, np.float64))
+
+
+def build_next(path: Path, temporary: Path, rotated: str) -> None:
+    """Make at ``temporary`` the empty file that goes on where the one at ``path`` ends."""
+    build(str(temporary))
+    with open_native(path) as old, h5py.File(temporary, "r+", libver=("v110", "v110")) as new:
+        held = Catalogue.read(old) or rebuild(old)
+        fresh = Catalogue.read(new)
+        assert fresh is not None
+        fresh.state["serial"] = held.state["serial"]
+        fresh.older = [*held.older, rotated]
+        fresh.write_older(new)
+        fresh.write(new)
+
+
+def stamp(
+    h5file: H5File,
+    stencils: Stencils,
+    piece: Piece,
+    record_id: str,
+    layout: Layout,
+    elastic: str | None,
+    first_number: int,
+) -> Stamped:
+    """Write one part of a record to its place in the tree."""
+    rest = {k: v for k, v in piece.attrs.items() if k not in ("kind", "schema_version")}
+    varying = {"id": record_id, **rest}
+    parent = _group_at(h5file, piece.path)
+    return stencils.stamp(
+        parent, record_id.encode(), piece, varying, layout, elastic, first_number
+    )
+
+
+def _group_at(h5file: H5File, path: str) -> h5g.GroupID:
+    try:
+        return h5g.open(h5file.id, path.encode())
+    except KeyError:
+        return h5g.create(h5file.id, path.encode(), lcpl=_with_parents())
+
+
+def _with_parents() -> h5p.PropLCID:
+    properties = h5p.create(h5p.LINK_CREATE)
+    properties.set_create_intermediate_group(True)
+    return properties
+
+
+def set_aside(h5file: H5File, address: str, number: int, position: int) -> None:
+    """Take what stands at ``address`` out of the tree, and keep its object in the file.
+
+    HDF5 would give its place to the next record, and a reader that still has it open would
+    read that one.  Compaction drops it.
+    """
+    if address not in h5file:
+        return
+    target = f"{REMOVED}/{number}_{position}".encode()
+    h5file.id.links.move(address.encode(), h5file.id, target, lcpl=_with_parents())
+
+
+def read_values(h5file: H5File, where: str, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
+    """Return values of one dataset as they are on disk; ``where`` names the file in errors."""
+    try:
+        dataset = h5d.open(h5file.id, address.encode())
+    except KeyError:
+        raise RecordNotFoundError(
+            f"{where}: {address} is not there any more; it was removed after it was opened"
+        ) from None
+    try:
+        return filters.read(dataset, selection)
+    except DamagedError as error:
+        raise DamagedError(f"{where}: {address}: {error}") from error
