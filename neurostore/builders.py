@@ -68,6 +68,22 @@ def build(
     >>> ds["changes"].dims
     ('neuron',)
     """
+    ds = build_plain(
+        kind, values, timestamp=timestamp, name=name, details=details, units=units
+    )
+    return _labelled(schema.kind_of(kind), ds, coords)
+
+
+def build_plain(
+    kind: str,
+    values: Mapping[str, Any],
+    *,
+    timestamp: times.TimeLike,
+    name: str | None = None,
+    details: Any = None,
+    units: str | None = None,
+) -> xr.Dataset:
+    """Return what :func:`build` does, less all that only serves work in memory."""
     row = schema.kind_of(kind)
     found: list[str] = []
     moment = _checked(found, times.to_seconds, timestamp)
@@ -82,7 +98,7 @@ def build(
         raise ValidationError.of(row.name, found)
     if units is not None and row.unit_of is not None:
         variables[row.unit_of].attrs["units"] = units
-    return _dataset(row, variables, attrs, moment, coords)
+    return _dataset(row, variables, attrs, moment)
 
 
 def _checked(found: list[str], function: Callable[..., Any], *args: Any) -> Any:
@@ -94,24 +110,23 @@ def _checked(found: list[str], function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _dataset(
-    row: Kind,
-    variables: dict[str, xr.Variable],
-    attrs: dict[Hashable, Any],
-    moment: float,
-    coords: Coords | None,
+    row: Kind, variables: dict[str, xr.Variable], attrs: dict[Hashable, Any], moment: float
 ) -> xr.Dataset:
-    coordinates: dict[Hashable, Any] = {
-        schema.TIMESTAMP: ((), moment, dict(schema.TIMESTAMP_ATTRS))
-    }
-    decoded = times.decoded(moment)
-    if decoded is not None and not any(schema.TIME in v.dims for v in variables.values()):
-        coordinates[schema.TIME] = ((), decoded, dict(schema.TIME_ATTRS))
+    stamp = xr.Variable((), np.float64(moment), schema.TIMESTAMP_ATTRS)
+    coordinates: dict[Hashable, Any] = {schema.TIMESTAMP: stamp}
     data: dict[Hashable, Any] = {}
     for key, variable in variables.items():
         rule = row.variable(key)
         is_coordinate = key in _LABEL_NAMES or (rule is not None and rule.coordinate)
         (coordinates if is_coordinate else data)[key] = variable
-    ds = xr.Dataset(data, coordinates, attrs)
+    return xr.Dataset(data, coordinates, attrs)
+
+
+def _labelled(row: Kind, ds: xr.Dataset, coords: Coords | None) -> xr.Dataset:
+    """Add the date, the user's coordinates, and the index over events."""
+    decoded = times.decoded(float(ds[schema.TIMESTAMP]))
+    if decoded is not None and schema.TIME not in ds.dims:
+        ds = ds.assign_coords({schema.TIME: ((), decoded, dict(schema.TIME_ATTRS))})
     if coords:
         ds = _with_coords(row, ds, coords)
     if schema.TIME in ds.dims and schema.TIME in ds.coords:

@@ -43,6 +43,9 @@ ROW = np.dtype(
         ("check", "<u4"),
     ]
 )
+_ROW_TYPE = h5t.py_create(ROW)
+_UNCACHED = h5p.create(h5p.DATASET_ACCESS)
+_UNCACHED.set_chunk_cache(0, 0, 1.0)
 #: Rows in one chunk of a table: 32 KB; a million rows are then 1,954 chunks.
 _CHUNK = 512
 #: What ``state`` holds, in its order.
@@ -143,6 +146,8 @@ class Catalogue:
         #: Names of the files that this one was rotated to, oldest first.
         self.older: list[str] = []
         self._latest = -math.inf
+        #: Datasets of the file that this is written to, opened once; it closes them with itself.
+        self._opened: dict[bytes, h5d.DatasetID] = {}
 
     # -- adding and removing -------------------------------------------------------------
 
@@ -353,7 +358,7 @@ class Catalogue:
         texts = _growing(group, b"names", h5t.STD_U8LE, 4096)
         h5py.h5ds.attach_scale(texts, scale, 0)
         _note(texts, "long_name", "texts of the other tables in UTF-8, each ended by NUL")
-        fresh._write_state(group)
+        state.write(h5s.ALL, h5s.ALL, fresh._state_values())
 
     @staticmethod
     def state_offset(h5file: h5py.File) -> int:
@@ -381,15 +386,24 @@ class Catalogue:
         return found if found._is_sound() else None
 
     def write(self, h5file: h5py.File) -> None:
-        """Put what was added, changed and counted into the file."""
-        group = h5g.open(h5file.id, GROUP)
+        """Put what was added, changed and counted into the file.
+
+        It is always the same open file: what is opened there is kept.
+        """
         for table in self.tables.values():
             if table.written < table.size or table.changed:
-                self._write_table(group, table)
+                self._write_table(h5file.id, table)
         if self._texts_written < len(self._texts):
-            self._write_texts(group)
+            self._write_texts(h5file.id)
         self.state["generation"] += 1
-        self._write_state(group)
+        self._dataset(h5file.id, b"state").write(h5s.ALL, h5s.ALL, self._state_values())
+
+    def _dataset(self, root: h5g.GroupID, link: bytes) -> h5d.DatasetID:
+        """Open a dataset of the catalogue, without a chunk cache: a row is written as a row."""
+        dataset = self._opened.get(link)
+        if dataset is None:
+            dataset = self._opened[link] = h5d.open(root, GROUP + b"/" + link, _UNCACHED)
+        return dataset
 
     def _is_sound(self) -> bool:
         for table in self.tables.values():
@@ -405,10 +419,10 @@ class Catalogue:
         h5d.open(group, b"state").read(h5s.ALL, h5s.ALL, values)
         self.state.update(zip(STATE, (int(value) for value in values), strict=False))
 
-    def _write_state(self, group: h5g.GroupID) -> None:
+    def _state_values(self) -> np.ndarray[Any, Any]:
         values = np.zeros(_STATE_SIZE, "<i8")
         values[: len(STATE)] = [self.state[name] for name in STATE]
-        h5d.open(group, b"state").write(h5s.ALL, h5s.ALL, values)
+        return values
 
     def _read_texts(self, group: h5g.GroupID) -> None:
         dataset = h5d.open(group, b"names")
@@ -418,19 +432,19 @@ class Catalogue:
             self._code(text.decode())
         self._texts_written = len(self._texts)
 
-    def _write_texts(self, group: h5g.GroupID) -> None:
+    def _write_texts(self, root: h5g.GroupID) -> None:
         new = b"".join(text.encode() + b"\0" for text in self._texts[self._texts_written :])
-        dataset = h5d.open(group, b"names", _uncached())
+        dataset = self._dataset(root, b"names")
         (old,) = dataset.shape
-        _extend(dataset, h5d.open(group, b"byte"), old + len(new))
-        _put(dataset, old, np.frombuffer(new, "u1"))
+        _extend(dataset, self._dataset(root, b"byte"), old + len(new))
+        _put(dataset, old, np.frombuffer(new, "u1"), h5t.NATIVE_UINT8)
         self._texts_written = len(self._texts)
 
     def _read_table(self, group: h5g.GroupID, name: str) -> None:
-        dataset = h5d.open(group, f"{name}/rows".encode(), _uncached())
+        dataset = h5d.open(group, f"{name}/rows".encode(), _UNCACHED)
         rows = np.empty(dataset.shape, ROW)
         if len(rows):
-            dataset.read(h5s.ALL, h5s.ALL, rows, h5t.py_create(ROW))
+            dataset.read(h5s.ALL, h5s.ALL, rows, _ROW_TYPE)
         if not (rows["check"] == _checks(rows)).all():
             raise ValueError(f"catalogue/{name}/rows: a row fails its check")
         table = self.tables[name]
@@ -442,19 +456,18 @@ class Catalogue:
             leaf = self._texts[int(rows["leaf"][row])]
             self._explicit.setdefault(leaf, []).append((name, int(row)))
 
-    def _write_table(self, group: h5g.GroupID, table: Table) -> None:
+    def _write_table(self, root: h5g.GroupID, table: Table) -> None:
         link = table.kind.name.encode()
-        if link not in group:
-            self._create_table(group, link)
-        parent = h5g.open(group, link)
-        dataset = h5d.open(parent, b"rows", _uncached())
+        if link + b"/rows" not in self._opened and GROUP + b"/" + link not in root:
+            self._create_table(h5g.open(root, GROUP), link)
+        dataset = self._dataset(root, link + b"/rows")
         for row in sorted(table.changed):
             if row < table.written:
-                _put(dataset, row, _checked(table.rows[row : row + 1]))
+                _put(dataset, row, _checked(table.rows[row : row + 1]), _ROW_TYPE)
         table.changed.clear()
         if table.written < table.size:
-            _extend(dataset, h5d.open(parent, b"record"), table.size)
-            _put(dataset, table.written, _checked(table.rows[table.written :]))
+            _extend(dataset, self._dataset(root, link + b"/record"), table.size)
+            _put(dataset, table.written, _checked(table.rows[table.written :]), _ROW_TYPE)
         table.written = table.size
 
     def _create_table(self, group: h5g.GroupID, link: bytes) -> None:
@@ -497,22 +510,14 @@ def _growing(group: h5g.GroupID, link: bytes, kind: Any, chunk: int) -> h5d.Data
     return h5d.create(group, link, kind, h5s.create_simple((0,), (h5s.UNLIMITED,)), properties)
 
 
-def _uncached() -> h5p.PropDAID:
-    """Access without a chunk cache: a row is then written as a row, not as a whole chunk."""
-    access = h5p.create(h5p.DATASET_ACCESS)
-    access.set_chunk_cache(0, 0, 1.0)
-    return access
-
-
 def _extend(dataset: h5d.DatasetID, scale: h5d.DatasetID, size: int) -> None:
     scale.set_extent((size,))
     dataset.set_extent((size,))
 
 
-def _put(dataset: h5d.DatasetID, first: int, values: np.ndarray[Any, Any]) -> None:
+def _put(dataset: h5d.DatasetID, first: int, values: np.ndarray[Any, Any], kind: Any) -> None:
     space = dataset.get_space()
     space.select_hyperslab((first,), (len(values),))
-    kind = h5t.py_create(values.dtype)
     dataset.write(h5s.create_simple((len(values),)), space, np.ascontiguousarray(values), kind)
 
 

@@ -101,7 +101,7 @@ def _storing(kind: Kind) -> Callable[..., str]:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
         taken = given.arguments
-        ds = builders.build(
+        ds = builders.build_plain(
             kind.name,
             {rule.name: taken[rule.argument] for rule in kind.variables},
             timestamp=taken["timestamp"],

@@ -35,14 +35,15 @@ class _Copy:
 
     def group(self, source: h5g.GroupID, target: h5g.GroupID) -> None:
         for link in source:
-            if not isinstance(source.links.get_info(link).type, int):
-                continue
             self.link(source, target, link)
 
     def link(self, source: h5g.GroupID, target: h5g.GroupID, link: bytes) -> None:
         item = h5o.open(source, link)
         if isinstance(item, h5g.GroupID):
-            made = h5g.create(target, link, gcpl=item.get_create_plist())
+            if link in target:  # made with the file; deleting it would shrink the allocation
+                made = h5g.open(target, link)
+            else:
+                made = h5g.create(target, link, gcpl=item.get_create_plist())
             _copy_attributes(item, made)
             self.group(item, made)
         elif isinstance(item, h5d.DatasetID):
@@ -92,11 +93,8 @@ def copy_groups(source: h5py.File, target: h5py.File, skip: bytes, first_number:
     """
     run = _Copy(first_number)
     for link in source.id:
-        if link == skip:
-            continue
-        if link in target.id:
-            del target[link.decode()]
-        run.link(source.id, target.id, link)
+        if link != skip:
+            run.link(source.id, target.id, link)
     run.finish()
     return run.next_number
 
@@ -115,7 +113,7 @@ def _copy_values(source: h5d.DatasetID, target: h5d.DatasetID) -> None:
     if source.get_storage_size() == 0 or 0 in source.shape:
         return
     kind = source.get_type()
-    if kind.detect_class(h5t.VLEN) or kind.is_variable_str():
+    if kind.detect_class(h5t.VLEN) or _is_varying_text(kind):
         values = np.empty(source.shape, source.dtype)
         source.read(h5s.ALL, h5s.ALL, values)
         target.write(h5s.ALL, h5s.ALL, values)
@@ -125,6 +123,10 @@ def _copy_values(source: h5d.DatasetID, target: h5d.DatasetID) -> None:
     target.write(h5s.ALL, h5s.ALL, raw_values, kind)
 
 
+def _is_varying_text(kind: h5t.TypeID) -> bool:
+    return bool(kind.get_class() == h5t.STRING and kind.is_variable_str())
+
+
 def _copy_attributes(source: Any, target: Any) -> None:
     for index in range(h5a.get_num_attrs(source)):
         attribute = h5a.open(source, index=index)
@@ -132,10 +134,7 @@ def _copy_attributes(source: Any, target: Any) -> None:
             continue
         kind = attribute.get_type()
         made = h5a.create(target, attribute.name, kind, attribute.get_space())
-        varying = kind.get_class() in (h5t.VLEN,) or (
-            kind.get_class() == h5t.STRING and kind.is_variable_str()
-        )
-        if varying:
+        if kind.get_class() == h5t.VLEN or _is_varying_text(kind):
             values = np.empty(attribute.shape, attribute.dtype)
             attribute.read(values)
             made.write(values)

@@ -5,6 +5,7 @@ It knows the store only by its public methods, as any script of a user would.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import xarray as xr
 
 from neurostore.demo import picture, records
 from neurostore.demo.experiment import Experiment
-from neurostore.errors import StoreExistsError
+from neurostore.errors import StoreExistsError, ValidationError
 from neurostore.schema import KINDS
 from neurostore.store import Store
 
@@ -39,8 +40,8 @@ def run(
     path : path-like
         File to write. It must not exist, unless `force`.
     picture : path-like, optional
-        PNG to draw from the stored records; None for no picture. It needs matplotlib, the extra
-        ``plot``; without it a line says so.
+        PNG to draw from the stored records, over an older one; None for no picture. It needs
+        matplotlib, the extra ``plot``; without it a line says so.
     seconds : float
         Model time in seconds; a trial takes 0.3 s of it, and the last quarter is held out.
     seed : int
@@ -60,6 +61,8 @@ def run(
     StoreExistsError
         There already is a file at `path`.
     """
+    if not 0.0 < seconds < math.inf:
+        raise ValidationError(f"seconds is {seconds!r}, expected a positive number")
     target = _vacate(Path(path), force)
     experiment = Experiment(seconds, seed)
     _simulate(experiment, target, progress)

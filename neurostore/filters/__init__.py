@@ -16,4 +16,13 @@ from .pipeline import COMPACT_BYTES, Pipeline, check_options, choose, chunk_shap
 from .reading import read
 from .writing import write
 
-__all__ = ["COMPACT_BYTES", "Pipeline", "check_options", "choose", "chunk_shape", "length_class", "read", "write"]
+__all__ = [
+    "COMPACT_BYTES",
+    "Pipeline",
+    "check_options",
+    "choose",
+    "chunk_shape",
+    "length_class",
+    "read",
+    "write",
+]

@@ -23,6 +23,7 @@ VALUES_PER_CHUNK_SIZE = 64
 _GZIP_LEVEL = 4
 _ARCHIVE_LEVEL = 7
 _SAMPLE_BYTES = 32 * 1024
+_GLANCE_BYTES = 2 * 1024
 # HDF5 stores the size of a chunk in 32 bits.
 _CHUNK_BYTES = 2**32 - 1
 # szip packs blocks of eight values; a chunk with fewer cannot be created.
@@ -249,11 +250,10 @@ def choose(
         compression, level = "gzip", _GZIP_LEVEL
     if compression is None or compression == "szip":
         return Pipeline(compression, None, shuffle=False, chunks=chunks)
-    sample = _sample(array, chunks)
     if compression == "lzf":
-        return Pipeline("lzf", None, shuffle=_trial(sample, 0)[0], chunks=chunks)
+        return Pipeline("lzf", None, shuffle=_trial(array, chunks, 0)[0], chunks=chunks)
     level = _GZIP_LEVEL if level is None else level
-    shuffle, effort = _trial(sample, level)
+    shuffle, effort = _trial(array, chunks, level)
     return Pipeline("gzip", level, shuffle=shuffle, chunks=chunks, effort=effort)
 
 
@@ -266,44 +266,53 @@ def _szip_encodes(dtype: np.dtype[Any], chunks: tuple[int, ...]) -> bool:
     return bool(encodes and fits)
 
 
-def _sample(array: Array, chunks: tuple[int, ...]) -> Array:
-    """Up to 32 KiB of values, one dimension, from up to four chunks and in their order."""
+def _sample(array: Array, chunks: tuple[int, ...], nbytes: int) -> Array:
+    """Take up to ``nbytes`` of values, in one dimension, from up to four chunks, in their order."""
     grid = [-(-length // chunk) for length, chunk in zip(array.shape, chunks, strict=True)]
     count = math.prod(grid)
     pieces = min(4, count)
-    wanted = min(_SAMPLE_BYTES, max(array.nbytes // 4, 2048)) // (pieces * array.itemsize)
+    wanted = nbytes // (pieces * array.itemsize)
     found = []
     for piece in range(pieces):
-        where = np.unravel_index((2 * piece + 1) * count // (2 * pieces), grid) if count > 1 else ()
-        tile = array[tuple(slice(i * c, (i + 1) * c) for i, c in zip(where, chunks, strict=False))]
-        rows = -(-wanted * len(tile) // max(1, tile.size))
-        start = (len(tile) - rows) // 2 if rows < len(tile) else 0
+        where = np.unravel_index((2 * piece + 1) * count // (2 * pieces), grid)
+        tile = array[tuple(slice(i * c, (i + 1) * c) for i, c in zip(where, chunks, strict=True))]
+        rows = min(len(tile), -(-wanted * len(tile) // tile.size))
+        start = (len(tile) - rows) // 2
         found.append(tile[start : start + rows].reshape(-1)[:wanted])
-    return np.ascontiguousarray(found[0]) if pieces == 1 else np.concatenate(found or [array])
+    return np.ascontiguousarray(found[0]) if pieces == 1 else np.concatenate(found)
 
 
-def _trial(sample: Array, level: int) -> tuple[bool, int]:
+def _trial(array: Array, chunks: tuple[int, ...], level: int) -> tuple[bool, int]:
     """Decide on shuffle and encoder: the fastest pair that is as small as the level asks."""
+    if array.size == 0:
+        return array.itemsize > 1, ISAL
+    small = array.nbytes <= 2 * _SAMPLE_BYTES
+    sample = _sample(array, chunks, _GLANCE_BYTES if small else _SAMPLE_BYTES)
+    plain, planes = _sizes(sample, ISAL)
+    if level == 0:
+        return planes < plain, ISAL
+    clear = planes < 0.8 * plain and plain > 0.15 * sample.nbytes
+    dense = planes < 0.97 * plain and plain > 0.9 * sample.nbytes
+    if level < _ARCHIVE_LEVEL and (clear or dense):
+        return True, ISAL
+    if small:
+        sample = _sample(array, chunks, _SAMPLE_BYTES)
+    return _full_trial(sample, level)
+
+
+def _full_trial(sample: Array, level: int) -> tuple[bool, int]:
     thorough = _standing_for(level)
-    raw = sample.view(np.uint8)
-    turned = shuffled(sample, sample.shape) if sample.itemsize > 1 else None
+    plain, planes = _sizes(sample, thorough)
     if level >= _ARCHIVE_LEVEL:
-        plain, planes = _sizes(raw, turned, thorough)
         return planes < plain, thorough
-    plain, planes = _sizes(raw, turned, ISAL)
-    incompressible = plain > 0.9 * raw.size
-    if level == 0 or (incompressible and planes < 0.97 * plain):
-        return planes < plain, ISAL
-    reference = len(deflated(raw, thorough))
-    if min(plain, planes) <= (reference if reference > 0.9 * raw.size else 0.98 * reference):
-        return planes < plain, ISAL
-    effort = min(5, thorough)
-    plain, planes = _sizes(raw, turned, effort)
-    if min(plain, planes) <= 0.98 * reference:
-        return planes < plain, effort
-    if turned is None:
-        return False, thorough
-    return len(deflated(turned, thorough)) < reference, thorough
+    # The faster encoders lose most on data that shrinks most, and a sample shows least of it.
+    share = plain / sample.nbytes
+    margin = 1.0 if share > 0.9 else 0.98 if share > 0.05 else 0.8
+    for effort, limit in ((ISAL, margin * plain), (min(5, thorough), 0.98 * plain)):
+        sizes = _sizes(sample, effort)
+        if min(sizes) <= limit:
+            return sizes[1] < sizes[0], effort
+    return planes < plain, thorough
 
 
 def _standing_for(level: int) -> int:
@@ -315,6 +324,9 @@ def _standing_for(level: int) -> int:
     return level + 3 if level >= _ARCHIVE_LEVEL else level + 1
 
 
-def _sizes(raw: Array, turned: Array | None, effort: int) -> tuple[float, float]:
-    plain = len(deflated(raw, effort))
-    return plain, math.inf if turned is None else len(deflated(turned, effort))
+def _sizes(sample: Array, effort: int) -> tuple[float, float]:
+    """Measure a sample deflated without and with shuffle."""
+    plain = len(deflated(sample.view(np.uint8), effort))
+    if sample.itemsize == 1:
+        return plain, math.inf
+    return plain, len(deflated(shuffled(sample, sample.shape), effort))

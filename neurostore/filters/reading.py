@@ -45,20 +45,20 @@ def read(dataset: h5py.h5d.DatasetID, selection: Selection | None = None) -> Arr
         Stored bytes fail their checksum or cannot be decoded.
     """
     shape = dataset.shape
-    ranges, drop = _ranges(dataset, shape, selection or ())
+    ranges, kept = _ranges(dataset, shape, selection or ())
     out = np.empty([len(r) for r in ranges], dataset.dtype)
     plan = _plan(dataset, out.dtype) if out.size else None
     if plan is not None:
         _read_chunks(dataset, out, ranges, plan)
     elif out.size:
         _read_by_hdf5(dataset, out, ranges)
-    return out[drop] if drop is not None else out
+    return out if kept is None else out.reshape(kept)
 
 
 def _ranges(
     dataset: h5py.h5d.DatasetID, shape: tuple[int, ...], selection: Selection
-) -> tuple[list[range], tuple[slice | int, ...] | None]:
-    """Resolve what is taken of each axis, and the index that drops those taken by an integer."""
+) -> tuple[list[range], list[int] | None]:
+    """Resolve what is taken of each axis, and the shape without those taken by an integer."""
     if len(selection) > len(shape):
         raise ValidationError(
             f"{name_of(dataset)}: selection of {len(selection)} axes, expected at most {len(shape)}"
@@ -74,7 +74,10 @@ def _ranges(
             ranges[axis] = range(at, at + 1)
     if all(isinstance(key, slice) for key in selection):
         return ranges, None
-    return ranges, tuple(slice(None) if isinstance(k, slice) else 0 for k in selection)
+    whole = [slice(None)] * (len(shape) - len(selection))
+    keys = [*selection, *whole]
+    kept = [len(r) for r, key in zip(ranges, keys, strict=True) if isinstance(key, slice)]
+    return ranges, kept
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,8 @@ def _raw_chunk(
             return None
         if info.size > 2 * plan.nbytes + _SLACK:
             raise _damaged(dataset, offset, f"{info.size} stored bytes for {plan.nbytes}")
-        return dataset.read_direct_chunk(offset)  # type: ignore[no-any-return]
+        # The mask comes from the index: HDF5 2.0 forgets that of the chunk it wrote last.
+        return info.filter_mask, dataset.read_direct_chunk(offset)[1]
     except DamagedError:
         raise
     except (OSError, RuntimeError) as error:

@@ -51,13 +51,13 @@ def write(dataset: h5py.h5d.DatasetID, array: Array, pipeline: Pipeline) -> int:
     assert pipeline.chunks is not None
     tiles = _tiles(array.shape, pipeline.chunks)
 
-    def encode(offset: tuple[int, ...], tile: Slices) -> tuple[tuple[int, ...], Any, int]:
-        return offset, *_encoded(array[tile], pipeline)
+    def encode(offset: tuple[int, ...], tile: Slices) -> tuple[tuple[int, ...], Any]:
+        return offset, _encoded(array[tile], pipeline)
 
     stored = 0
     chunk_bytes = math.prod(pipeline.chunks) * array.itemsize
-    for offset, data, mask in each(encode, tiles, array.nbytes, chunk_bytes):
-        dataset.write_direct_chunk(offset, data, mask)
+    for offset, data in each(encode, tiles, array.nbytes, chunk_bytes):
+        dataset.write_direct_chunk(offset, data)
         stored += len(data)
     return stored
 
@@ -71,8 +71,12 @@ def _tiles(
         yield offset, tuple(slice(o, o + c) for o, c in zip(offset, chunks, strict=True))
 
 
-def _encoded(block: Array, pipeline: Pipeline) -> tuple[Any, int]:
-    """Make the stored bytes of one chunk, and its filter mask; HDF5 stores whole chunks only."""
+def _encoded(block: Array, pipeline: Pipeline) -> Any:
+    """Make the stored bytes of one chunk; HDF5 stores whole chunks, so edges are filled up.
+
+    Every filter of the pipeline is applied, even where deflate does not shrink: HDF5 2.0 forgets
+    the filter mask of the chunk that was written last and of one that is overwritten.
+    """
     assert pipeline.chunks is not None
     data: Any
     if pipeline.shuffle:
@@ -83,13 +87,6 @@ def _encoded(block: Array, pipeline: Pipeline) -> tuple[Any, int]:
         data = np.zeros(pipeline.chunks, block.dtype)
         data[tuple(map(slice, block.shape))] = block
     data = data.reshape(-1).view(np.uint8)
-    mask = 0
     if pipeline.codec == "gzip":
-        packed = deflated(data, pipeline.encoder)
-        if len(packed) < data.size:
-            data = packed
-        else:
-            # What HDF5 does with a chunk that does not shrink: keep it, and note the filter as
-            # skipped (bit n stands for the n-th filter of the pipeline).
-            mask = 1 << int(pipeline.shuffle)
-    return checked(data) if pipeline.fletcher32 else bytes(data), mask
+        data = deflated(data, pipeline.encoder)
+    return checked(data) if pipeline.fletcher32 else bytes(data)
