@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import xarray as xr
 from neurostore import demo, schema
 from neurostore.demo import network, records, task
 from neurostore.demo.experiment import Experiment
-from neurostore.errors import StoreExistsError
+from neurostore.errors import StoreExistsError, ValidationError
 from neurostore.store import Store
 
 SECONDS = 24.0
@@ -107,6 +110,33 @@ def test_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "spike_train" in printed.out
     assert "held out" in printed.out
     assert printed.err == ""
+
+
+def test_without_matplotlib_it_says_how_to_get_the_picture(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from neurostore import demo\n"
+        "summary = demo.run('demo.h5', 'demo.png', seconds=1.2)\n"
+        "assert summary['picture'] is None\n"
+    )
+    search = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | search,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "pip install 'neurostore[plot]'" in done.stdout
+    assert not (tmp_path / "demo.png").exists()
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_odd_lengths_are_refused(tmp_path: Path, seconds: float) -> None:
+    with pytest.raises(ValidationError, match="positive"):
+        demo.run(tmp_path / "demo.h5", None, seconds)
+    assert not list(tmp_path.iterdir())
 
 
 def quiet_liquid(**changes: Any) -> network.Liquid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -377,6 +378,17 @@ def test_netcdf_round_trip(tmp_path: Any) -> None:
         form.to_netcdf(path, engine="h5netcdf")
         with xr.open_dataset(path, engine="h5netcdf") as back:
             xr.testing.assert_identical(with_event_index(back.load()), ds)
+
+
+def test_half_a_million_unsorted_spikes_with_18_digit_ids(real_data: Path) -> None:
+    table = pd.read_parquet(real_data / "flywire_brian2_sugarR.parquet")
+    times, ids = table["t"].to_numpy(), table["flywire_id"].to_numpy()
+    wanted = np.unique(ids)[[3, 70, 200]]
+    part = train(times, ids).sel(spike_times=slice(0.1, 0.3), neuron_ids=wanted)
+    mask = (times >= 0.1) & (times <= 0.3) & ((ids[:, None] == wanted).any(axis=1))
+    assert mask.any()
+    np.testing.assert_array_equal(part.neuron_ids, ids[mask])
+    np.testing.assert_array_equal(part.spike_times, times[mask])
 
 
 def test_other_coordinates_can_be_indexed_too() -> None:
