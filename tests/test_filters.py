@@ -1,0 +1,589 @@
+"""Chunks by hand: h5py reads what we write, we read what h5py writes, and damage never passes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from neurostore.errors import DamagedError, ValidationError
+from neurostore.filters import (
+    Pipeline,
+    check_options,
+    choose,
+    chunk_shape,
+    length_class,
+    read,
+    write,
+)
+
+DTYPES = ["?", "i1", "u2", ">i4", "<i8", "u8", "f2", "f4", ">f8", "f8", "c8", "c16", "S1"]
+SMALL_CHUNKS = 1
+
+
+@pytest.fixture
+def h5file() -> Iterator[h5py.File]:
+    with in_memory() as file:
+        yield file
+
+
+def in_memory() -> h5py.File:
+    return h5py.File("memory.h5", "w", driver="core", backing_store=False)
+
+
+def created(
+    h5file: h5py.File,
+    array: np.ndarray,
+    pipeline: Pipeline,
+    name: str = "x",
+    capacity: tuple[int, ...] | None = None,
+) -> h5py.h5d.DatasetID:
+    dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    pipeline.apply(dcpl, array.dtype, array.shape)
+    space = h5py.h5s.create_simple(array.shape, capacity) if array.shape else scalar()
+    kind = h5py.h5t.py_create(array.dtype, logical=True)
+    return h5py.h5d.create(h5file.id, name.encode(), kind, space, dcpl)
+
+
+def scalar() -> h5py.h5s.SpaceID:
+    return h5py.h5s.create(h5py.h5s.SCALAR)
+
+
+def same(got: np.ndarray, expected: np.ndarray) -> None:
+    assert got.dtype == expected.dtype
+    assert got.shape == expected.shape
+    assert np.asarray(got, order="C").tobytes() == np.asarray(expected, order="C").tobytes()
+
+
+class Counting:
+    """A dataset that notes the chunks which are read from it."""
+
+    def __init__(self, dataset: h5py.h5d.DatasetID) -> None:
+        self.dataset = dataset
+        self.offsets: list[tuple[int, ...]] = []
+
+    def read_direct_chunk(self, offset: tuple[int, ...]) -> Any:
+        self.offsets.append(offset)
+        return self.dataset.read_direct_chunk(offset)
+
+    def read(self, *args: Any) -> None:
+        raise AssertionError("read as a whole")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dataset, name)
+
+
+def arrays(max_side: int = 40) -> st.SearchStrategy[np.ndarray]:
+    shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=max_side)
+
+    def filled(kind: str, shape: tuple[int, ...], seed: int, style: str) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        if style == "bytes":
+            raw = rng.bytes(int(np.prod(shape)) * np.dtype(kind).itemsize)
+            made = np.frombuffer(raw, kind).reshape(shape) if kind != "?" else None
+        else:
+            made = None
+        if made is None:
+            made = rng.integers(0, 2, shape).astype(kind)
+        return np.asfortranarray(made) if style == "fortran" else made
+
+    return st.builds(
+        filled,
+        st.sampled_from(DTYPES),
+        shapes,
+        st.integers(0, 2**32),
+        st.sampled_from(["bytes", "few", "fortran"]),
+    )
+
+
+OPTIONS = st.sampled_from(
+    [(None, None), ("lzf", None), ("szip", None), *(("gzip", n) for n in range(10))]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(arrays(), OPTIONS, st.sampled_from([SMALL_CHUNKS, 4, 1024]))
+def test_h5py_and_we_read_what_we_write(
+    array: np.ndarray, options: tuple[str | None, int | None], chunk_size: int
+) -> None:
+    with in_memory() as h5file:
+        pipeline = choose(array, *options, chunk_size)
+        dataset = created(h5file, array, pipeline)
+        stored = write(dataset, array, pipeline)
+        h5file.flush()
+        assert stored == dataset.get_storage_size()
+        same(read(dataset), array)
+        same(h5file["x"][()] if array.shape else np.asarray(h5file["x"][()], array.dtype), array)
+
+
+@st.composite
+def selections(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[slice | int, ...]:
+    chosen: list[slice | int] = []
+    for length in shape[: draw(st.integers(0, len(shape)))]:
+        if length and draw(st.booleans()):
+            chosen.append(draw(st.integers(-length, length - 1)))
+        else:
+            start, stop = draw(st.integers(-3, length + 3)), draw(st.integers(-3, length + 3))
+            chosen.append(slice(start, stop, draw(st.sampled_from([None, 1, 2, 7, 50]))))
+    return tuple(chosen)
+
+
+@settings(max_examples=150, deadline=None)
+@given(arrays(), OPTIONS, st.data())
+def test_a_selection_is_what_numpy_selects(
+    array: np.ndarray, options: tuple[str | None, int | None], data: st.DataObject
+) -> None:
+    with in_memory() as h5file:
+        pipeline = choose(array, *options, SMALL_CHUNKS)
+        dataset = created(h5file, array, pipeline)
+        write(dataset, array, pipeline)
+        selection = data.draw(selections(array.shape))
+        same(read(dataset, selection), np.asarray(array[selection], array.dtype))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    arrays(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([None, "gzip", "lzf", "szip"]),
+    st.data(),
+)
+def test_we_read_what_h5py_writes(
+    array: np.ndarray, shuffle: bool, fletcher32: bool, compression: str | None, data: st.DataObject
+) -> None:
+    options: dict[str, Any] = {}
+    if array.size and array.ndim:
+        chunks = tuple(data.draw(st.integers(1, max(1, n))) for n in array.shape)
+        options = {"chunks": chunks, "shuffle": shuffle, "fletcher32": fletcher32}
+        if compression != "szip" or (array.dtype.kind in "iuf" and np.prod(chunks) >= 8):
+            options["compression"] = compression
+    with in_memory() as h5file:
+        dataset = h5file.create_dataset("x", data=array, **options)
+        same(read(dataset.id), array)
+        selection = data.draw(selections(array.shape))
+        same(read(dataset.id, selection), np.asarray(array[selection], array.dtype))
+
+
+def test_every_order_of_the_filters_is_undone(h5file: h5py.File) -> None:
+    z = h5py.h5z
+    array = np.arange(1234, dtype="f8")
+    orders = [
+        (z.FILTER_DEFLATE, z.FILTER_SHUFFLE, z.FILTER_FLETCHER32),
+        (z.FILTER_FLETCHER32, z.FILTER_DEFLATE, z.FILTER_SHUFFLE),
+        (z.FILTER_FLETCHER32, z.FILTER_SHUFFLE, z.FILTER_DEFLATE),
+        (z.FILTER_SHUFFLE, z.FILTER_FLETCHER32, z.FILTER_DEFLATE),
+    ]
+    for order in orders:
+        dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        dcpl.set_chunk((500,))
+        for code in order:
+            dcpl.set_filter(code, z.FLAG_MANDATORY, (6,) if code == z.FILTER_DEFLATE else ())
+        space = h5py.h5s.create_simple(array.shape)
+        dataset = h5py.h5d.create(h5file.id, None, h5py.h5t.NATIVE_DOUBLE, space, dcpl)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, array)
+        same(read(Counting(dataset)), array)
+
+
+def test_filters_that_a_chunk_skipped_are_not_undone(h5file: h5py.File) -> None:
+    array = np.arange(300, dtype="i4")
+    dataset = h5file.create_dataset(
+        "x", array.shape, "i4", chunks=(100,), shuffle=True, compression="gzip", fletcher32=True
+    )
+    dataset.id.write_direct_chunk((0,), array[:100].tobytes(), 0b111)
+    planes = np.ascontiguousarray(array[100:200].view("u1").reshape(-1, 4).T)
+    dataset.id.write_direct_chunk((100,), planes.tobytes(), 0b110)
+    dataset.id.write_direct_chunk((200,), zlib.compress(array[200:].tobytes()), 0b101)
+    same(read(Counting(dataset.id)), array)
+    same(dataset[:], array)
+
+
+def test_a_chunk_that_does_not_shrink_is_deflated_nevertheless(h5file: h5py.File) -> None:
+    array = np.frombuffer(np.random.default_rng(0).bytes(5000), "u1")
+    pipeline = choose(array, "gzip", 6, 1024)
+    dataset = created(h5file, array, pipeline)
+    assert write(dataset, array, pipeline) < array.nbytes + 40
+    assert dataset.get_chunk_info_by_coord((0,)).filter_mask == 0
+    same(h5file["x"][:], array)
+
+
+def test_what_was_never_written_is_the_fill_value(h5file: h5py.File) -> None:
+    dataset = h5file.create_dataset(
+        "x", (30, 7), ">f4", chunks=(8, 4), fillvalue=-1.5, compression="gzip"
+    )
+    dataset[9, 3] = 2
+    same(read(dataset.id), dataset[:])
+    same(read(dataset.id, (slice(None, None, 3), 3)), dataset[::3, 3])
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 1000, 1024, 1025, 70_001])
+@pytest.mark.parametrize("compression", ["gzip", "lzf", None])
+def test_a_dataset_that_is_longer_inside_shows_its_true_length(
+    h5file: h5py.File, n: int, compression: str | None
+) -> None:
+    array = np.random.default_rng(n).random(n)
+    capacity = (length_class(n),)
+    pipeline = choose(array, *check_options(compression, None), 1024, shape=capacity)
+    dataset = created(h5file, np.empty(0), pipeline, capacity=capacity)
+    dataset.set_extent((n,))
+    write(dataset, array, pipeline)
+    same(read(dataset), array)
+    same(h5file["x"][:], array)
+
+
+@pytest.mark.parametrize("order", ["C", "F", "strided", "reversed", "readonly"])
+def test_any_memory_layout_is_written(h5file: h5py.File, order: str) -> None:
+    array = np.random.default_rng(0).random((300, 200))
+    given = {
+        "C": array,
+        "F": np.asfortranarray(array),
+        "strided": np.repeat(np.repeat(array, 2, 0), 3, 1)[::2, ::3],
+        "reversed": array[::-1, ::-1].copy()[::-1, ::-1],
+        "readonly": np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape),
+    }[order]
+    for name, options in {"g": ("gzip", 6), "n": (None, None), "l": ("lzf", None)}.items():
+        pipeline = choose(given, *options, 16)
+        dataset = created(h5file, given, pipeline, name)
+        write(dataset, given, pipeline)
+        same(h5file[name][:], array)
+        same(read(dataset), array)
+
+
+def test_a_million_values(h5file: h5py.File) -> None:
+    array = np.sort(np.random.default_rng(0).random(1_000_000)) * 100
+    pipeline = choose(array, "gzip", 6, 1024)
+    dataset = created(h5file, array, pipeline)
+    write(dataset, array, pipeline)
+    assert dataset.get_num_chunks() == 16
+    same(read(dataset), array)
+    same(h5file["x"][500_000:500_100], array[500_000:500_100])
+
+
+def test_a_slice_reads_only_the_chunks_it_touches(h5file: h5py.File) -> None:
+    array = np.arange(1_000_000.0).reshape(1000, 1000)
+    pipeline = choose(array, "gzip", 1, 1024)
+    assert pipeline.chunks == (250, 250)
+    dataset = created(h5file, array, pipeline)
+    write(dataset, array, pipeline)
+    for selection, chunks in [
+        ((5, 5), 1),
+        ((slice(0, 250), slice(0, 250)), 1),
+        ((249,), 4),
+        ((slice(249, 251), 3), 2),
+        ((slice(None), 999), 4),
+        ((slice(0, 1000, 600), slice(1, 2)), 2),
+        ((slice(7, 7),), 0),
+        (None, 16),
+    ]:
+        counting = Counting(dataset)
+        same(read(counting, selection), np.asarray(array[selection or ()]))
+        assert len(counting.offsets) == len(set(counting.offsets)) == chunks
+
+
+def damaged(dataset: h5py.h5d.DatasetID, offset: tuple[int, ...], at: int) -> None:
+    mask, data = dataset.read_direct_chunk(offset)
+    broken = bytearray(data)
+    broken[at] ^= 0x10
+    dataset.write_direct_chunk(offset, bytes(broken), mask)
+
+
+@pytest.mark.parametrize(("compression", "n"), [*product(["gzip", None, "lzf"], [1000, 200_000])])
+def test_a_flipped_bit_is_reported_with_its_place(
+    h5file: h5py.File, compression: str | None, n: int
+) -> None:
+    array = np.random.default_rng(0).random(n)
+    pipeline = choose(array, *check_options(compression, 6), 1024)
+    dataset = created(h5file, array, pipeline, "weights")
+    write(dataset, array, pipeline)
+    last = (n - 1) // pipeline.chunks[0] * pipeline.chunks[0]
+    for at in (0, 7, 3001, -1, -4):
+        damaged(dataset, (last,), at)
+        with pytest.raises(DamagedError, match="/weights") as caught:
+            read(dataset)
+        assert compression == "lzf" or f"({last},)" in str(caught.value)
+        if n > 100_000:
+            same(read(dataset, (slice(0, 10),)), array[:10])
+        damaged(dataset, (last,), at)
+    same(read(dataset), array)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from([None, "gzip"]), st.booleans(), st.integers(1, 300), st.data())
+def test_no_change_of_a_byte_gives_other_values(
+    compression: str | None, shuffle: bool, n: int, data: st.DataObject
+) -> None:
+    array = np.random.default_rng(n).integers(0, 1000, n)
+    pipeline = Pipeline(compression, 6, shuffle, chunks=(n,))
+    with in_memory() as h5file:
+        dataset = created(h5file, array, pipeline)
+        size = write(dataset, array, pipeline)
+        damaged(dataset, (0,), data.draw(st.integers(0, size - 1)))
+        with pytest.raises(DamagedError):
+            read(dataset)
+        with pytest.raises(OSError, match="filter returned failure"):
+            h5file["x"][:]
+
+
+def test_a_chunk_cut_short_is_damage(h5file: h5py.File) -> None:
+    array = np.arange(1000.0)
+    pipeline = Pipeline("gzip", 6, shuffle=True, chunks=(1000,))
+    dataset = created(h5file, array, pipeline)
+    for stored in (b"", b"abc", zlib.compress(b"short"), bytes(9000), bytes(90_000)):
+        if stored:
+            dataset.write_direct_chunk((0,), stored)
+            with pytest.raises(DamagedError, match="chunk at"):
+                read(dataset)
+        unchecked = h5file.create_dataset(None, (1000,), "f8", chunks=(1000,), compression="gzip")
+        if stored:
+            unchecked.id.write_direct_chunk((0,), stored)
+            with pytest.raises(DamagedError, match="chunk at"):
+                read(unchecked.id)
+
+
+def test_types_that_need_conversion_are_left_to_hdf5(h5file: h5py.File) -> None:
+    narrow = h5py.h5t.STD_I16LE.copy()
+    narrow.set_precision(12)
+    padded = h5py.h5t.C_S1.copy()
+    padded.set_strpad(h5py.h5t.STR_SPACEPAD)
+    for name, kind in {"narrow": narrow, "padded": padded}.items():
+        dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        dcpl.set_chunk((4,))
+        space = h5py.h5s.create_simple((4,))
+        dataset = h5py.h5d.create(h5file.id, name.encode(), kind, space, dcpl)
+        dataset.write_direct_chunk((0,), b"\xff\x0fab \x00 c"[: 4 * kind.get_size()])
+        same(read(dataset), h5file[name][:])
+
+
+def test_wrong_selections_and_types_are_refused(h5file: h5py.File) -> None:
+    dataset = h5file.create_dataset("x", data=np.arange(10.0), chunks=(5,)).id
+    with pytest.raises(ValidationError, match="at most 1"):
+        read(dataset, (0, 0))
+    with pytest.raises(ValidationError, match="step below 1"):
+        read(dataset, (slice(None, None, -1),))
+    with pytest.raises(IndexError):
+        read(dataset, (10,))
+    pipeline = Pipeline(None, None, shuffle=False, chunks=(5,))
+    with pytest.raises(ValidationError, match="expected values of type float64, got int64"):
+        write(dataset, np.arange(10), pipeline)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("gzip", 6), ("gzip", 6)),
+        (("gzip", None), ("gzip", 4)),
+        (("gzip", np.int64(0)), ("gzip", 0)),
+        (("lzf", 6), ("lzf", None)),
+        (("szip", 6), ("szip", None)),
+        ((None, 6), (None, None)),
+    ],
+)
+def test_options(given: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
+    assert check_options(*given) == expected
+
+
+@pytest.mark.parametrize("wrong", [("zip", 1), ("gzip", 10), ("gzip", -1), ("gzip", True), (1, 1)])
+def test_wrong_options_say_what_is_allowed(wrong: tuple[Any, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"'gzip', 'lzf', 'szip' or None|from 0 .* to 9"):
+        check_options(*wrong)
+
+
+def test_szip_gives_way_where_it_cannot_encode() -> None:
+    assert choose(np.zeros(1000), "szip", None, 1024).codec == "szip"
+    assert choose(np.zeros(1000, "c16"), "szip", None, 1024).codec == "gzip"
+    assert choose(np.zeros(2000, "S1"), "szip", None, 1024).codec == "gzip"
+    assert choose(np.zeros(3), "szip", None, 1024, shape=(3,)).codec == "gzip"
+
+
+def test_the_filters_stand_in_the_order_of_h5py(h5file: h5py.File) -> None:
+    array = np.arange(1000.0)
+    ours = created(h5file, array, Pipeline("gzip", 6, shuffle=True, chunks=(1000,)))
+    theirs = h5file.create_dataset(
+        "y", data=array, chunks=(1000,), shuffle=True, fletcher32=True, compression="gzip"
+    ).id
+    filters = [
+        [dcpl.get_filter(n)[0] for n in range(dcpl.get_nfilters())]
+        for dcpl in (ours.get_create_plist(), theirs.get_create_plist())
+    ]
+    assert filters[0] == filters[1]
+
+
+def test_tiny_arrays_live_in_the_object_header(h5file: h5py.File) -> None:
+    for array, layout in [
+        (np.arange(128.0), h5py.h5d.COMPACT),
+        (np.array(1.5), h5py.h5d.COMPACT),
+        (np.arange(129.0), h5py.h5d.CHUNKED),
+        (np.zeros((0, 5)), h5py.h5d.CONTIGUOUS),
+    ]:
+        dataset = created(h5file, array, choose(array, "gzip", 6, 1024), str(array.size))
+        assert dataset.get_create_plist().get_layout() == layout
+
+
+@given(
+    st.lists(st.integers(1, 5000), min_size=1, max_size=4).map(tuple),
+    st.sampled_from([1, 2, 16]),
+    st.sampled_from([1, 7, 64, 1024]),
+)
+def test_chunk_shapes_keep_their_promise(
+    shape: tuple[int, ...], itemsize: int, chunk_size: int
+) -> None:
+    chunks = chunk_shape(shape, itemsize, chunk_size)
+    assert all(1 <= chunk <= length for chunk, length in zip(chunks, shape, strict=True))
+    assert np.prod(chunks) <= 64 * chunk_size
+    for chunk, length in zip(chunks, shape, strict=True):
+        assert -(-length // chunk) * chunk - length < -(-length // chunk)
+    if np.prod(shape) <= 64 * chunk_size:
+        assert chunks == shape
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "1"])
+def test_a_wrong_chunk_size_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValidationError, match="chunk_size"):
+        choose(np.arange(1000.0), "gzip", 6, wrong)
+
+
+@given(st.integers(0, 10**9))
+def test_length_classes_hold_the_length_with_little_to_spare(n: int) -> None:
+    assert n <= length_class(n) <= max(1, n * 1.125)
+    assert length_class(length_class(n)) == length_class(n)
+
+
+def test_equal_settings_are_equal_whatever_the_encoder() -> None:
+    one, other = (Pipeline("gzip", 6, True, chunks=(5,), effort=effort) for effort in (0, 7))
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+def stored_sizes(array: np.ndarray, level: int) -> tuple[int, int]:
+    """Ours, and that of h5py with its default filters: same chunks, no shuffle."""
+    with in_memory() as h5file:
+        pipeline = choose(array, "gzip", level, 1024)
+        ours = write(created(h5file, array, pipeline), array, pipeline)
+        theirs = h5file.create_dataset(
+            "y",
+            data=array,
+            chunks=pipeline.chunks,
+            compression="gzip",
+            compression_opts=level,
+            fletcher32=True,
+        )
+        h5file.flush()
+        return ours, theirs.id.get_storage_size()
+
+
+def synthetic() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    adjacency = rng.random((300, 300)) < 0.1
+    return {
+        "uniform": rng.random(50_000),
+        "normal float32": rng.normal(size=50_000).astype("f4"),
+        "normal float16": rng.normal(size=50_000).astype("f2"),
+        "sorted times": np.sort(rng.random(50_000)),
+        "ids": rng.integers(0, 1000, 50_000),
+        "1,000 times": np.sort(rng.random(1000)),
+        "1,000 ids": rng.integers(0, 100, 1000),
+        "adjacency int64": adjacency.astype("i8"),
+        "adjacency bool": adjacency,
+        "sparse weights": np.where(adjacency, rng.random((300, 300)), 0),
+        "coin": rng.integers(0, 2, (300, 300)),
+        "constant": np.full(50_000, 0.1),
+        "repeated ids": np.repeat(rng.integers(2**53, 2**60, 500), 100),
+        "one of 448 ids": rng.choice(rng.integers(2**53, 2**60, 448), 20_000),
+        "grid times": np.arange(50_000) * 1e-4,
+        "noise bytes": rng.integers(0, 256, 50_000, dtype="u1"),
+    }
+
+
+@pytest.mark.parametrize("level", [1, 4, 6, 9])
+@pytest.mark.parametrize("name", synthetic())
+def test_a_level_keeps_its_meaning(name: str, level: int) -> None:
+    ours, theirs = stored_sizes(synthetic()[name], level)
+    assert ours <= 1.05 * theirs + 16
+
+
+def recorded(folder: Path) -> dict[str, np.ndarray]:
+    brian = np.load(folder / "brian2_cuba_4000.npz")
+    spyx = np.load(folder / "spyx_digits_training.npz")
+    edges = np.loadtxt(folder / "larva_full_edgelist.csv", delimiter=",", max_rows=60_000)
+    neurons = np.unique(edges[:, :2])
+    matrix = np.zeros((len(neurons),) * 2)
+    matrix[tuple(np.searchsorted(neurons, edges[:, :2]).T)] = edges[:, 2]
+    found = {f"brian2 {name}": brian[name][:100_000] for name in brian if brian[name].size > 200}
+    found |= {f"spyx {name}": spyx[name][:8] for name in spyx if spyx[name].size > 2000}
+    with h5py.File(folder / "sonata_9cells_membrane_potential.h5") as h5file:
+        h5file.visititems(
+            lambda name, item: (
+                found.update({f"sonata {name}": item[:10_000]})
+                if isinstance(item, h5py.Dataset) and item.ndim == 2
+                else None
+            )
+        )
+    with h5py.File(folder / "bmtk_lgn_spikes.h5") as h5file:
+        h5file.visititems(
+            lambda name, item: (
+                found.update({f"lgn {name}": item[:100_000]})
+                if isinstance(item, h5py.Dataset) and item.size > 10_000
+                else None
+            )
+        )
+    trains = {f"{name}, 1,000 of it": x[500:1500] for name, x in found.items() if x.ndim == 1}
+    connectome = {"larva weights": matrix[:700, :700], "larva edges": matrix[:700, :700] > 0}
+    return found | trains | connectome | {"larva pairs": edges[:, :2].astype("i8")}
+
+
+@pytest.mark.parametrize("level", [1, 6])
+def test_a_level_keeps_its_meaning_on_recordings(real_data: Path, level: int) -> None:
+    worse = {}
+    for name, array in recorded(real_data).items():
+        if array.nbytes > 1024:
+            ours, theirs = stored_sizes(array, level)
+            if ours > 1.05 * theirs + 16:
+                worse[name] = ours / theirs
+    assert not worse
+
+
+def test_a_forked_child_has_threads_of_its_own(h5file: h5py.File) -> None:
+    code = """
+import os, h5py, numpy as np
+from neurostore.filters import choose, read, write
+array = np.arange(300_000.0)
+def trip():
+    with h5py.File("memory.h5", "w", driver="core", backing_store=False) as h5file:
+        pipeline = choose(array, "gzip", 1, 1024)
+        dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        pipeline.apply(dcpl, array.dtype, array.shape)
+        space = h5py.h5s.create_simple(array.shape)
+        dataset = h5py.h5d.create(h5file.id, b"x", h5py.h5t.NATIVE_DOUBLE, space, dcpl)
+        write(dataset, array, pipeline)
+        assert (read(dataset) == array).all()
+trip()
+import atexit
+atexit.register(trip)
+if hasattr(os, "fork"):
+    child = os.fork()
+    if child == 0:
+        trip()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
