@@ -292,9 +292,9 @@ def _trial(array: Array, chunks: tuple[int, ...], level: int) -> tuple[bool, int
     if level == 0:
         return planes < plain, ISAL
     clear = planes < 0.8 * plain and plain > 0.15 * sample.nbytes
-    dense = planes < 0.97 * plain and plain > 0.9 * sample.nbytes
+    dense = plain > 0.95 * sample.nbytes
     if level < _ARCHIVE_LEVEL and (clear or dense):
-        return True, ISAL
+        return planes < plain, ISAL
     if small:
         sample = _sample(array, chunks, _SAMPLE_BYTES)
     return _full_trial(sample, level)
@@ -302,17 +302,24 @@ def _trial(array: Array, chunks: tuple[int, ...], level: int) -> tuple[bool, int
 
 def _full_trial(sample: Array, level: int) -> tuple[bool, int]:
     thorough = _standing_for(level)
-    plain, planes = _sizes(sample, thorough)
     if level >= _ARCHIVE_LEVEL:
+        plain, planes = _sizes(sample, thorough)
         return planes < plain, thorough
+    reference = len(deflated(sample.view(np.uint8), thorough))
     # The faster encoders lose most on data that shrinks most, and a sample shows least of it.
-    share = plain / sample.nbytes
+    share = reference / sample.nbytes
     margin = 1.0 if share > 0.9 else 0.98 if share > 0.05 else 0.8
-    for effort, limit in ((ISAL, margin * plain), (min(5, thorough), 0.98 * plain)):
-        sizes = _sizes(sample, effort)
-        if min(sizes) <= limit:
-            return sizes[1] < sizes[0], effort
-    return planes < plain, thorough
+    plain, planes = _sizes(sample, ISAL)
+    if min(plain, planes) <= margin * reference:
+        return planes < plain, ISAL
+    # Also where there is nothing to shuffle: single bytes count as endless.
+    if planes > 1.4 * plain:
+        return False, thorough
+    effort = min(5, thorough)
+    plain, planes = _sizes(sample, effort)
+    if min(plain, planes) <= 0.98 * reference:
+        return planes < plain, effort
+    return len(deflated(shuffled(sample, sample.shape), thorough)) < reference, thorough
 
 
 def _standing_for(level: int) -> int:

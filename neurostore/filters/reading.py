@@ -88,10 +88,7 @@ class _Plan:
     dtype: np.dtype[Any]
     filters: tuple[tuple[int, int], ...]
     fill: Callable[[], Array]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.chunks) * self.dtype.itemsize
+    nbytes: int
 
 
 _KNOWN = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
@@ -124,7 +121,8 @@ def _plan(dataset: h5py.h5d.DatasetID, dtype: np.dtype[Any]) -> _Plan | None:
             dcpl.get_fill_value(value)
         return value
 
-    return _Plan(dcpl.get_chunk(), dtype, tuple(filters), fill)
+    chunks = dcpl.get_chunk()
+    return _Plan(chunks, dtype, tuple(filters), fill, math.prod(chunks) * dtype.itemsize)
 
 
 def _plain_type(stored: h5py.h5t.TypeID, dtype: np.dtype[Any]) -> bool:
