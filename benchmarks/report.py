@@ -14,9 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+import neurostore
 from benchmarks.measure import Duel, Spread
 
-PACKAGES = ("neurostore", "numpy", "h5py", "h5netcdf", "xarray")
+PACKAGES = ("numpy", "h5py", "h5netcdf", "xarray")
 HEAD = ("what", "neurostore", "peer", "ratio", "goal", "met")
 
 
@@ -112,9 +113,8 @@ def machine(scratch: Path) -> str:
     facts = {
         "processor": f"{processor()}, {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.release()}, files on {filesystem(scratch)}",
-        "versions": ", ".join(
-            [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
-        ),
+        "versions": f"neurostore {neurostore.__version__}, Python {platform.python_version()}, "
+        + ", ".join(f"{package} {version(package)}" for package in PACKAGES),
         "date": f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}",
     }
     rows = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
