@@ -1,0 +1,315 @@
+"""A disk that forgets: records what is done to files, and gives every state a power cut may leave.
+
+`RecordingIO` does the operations for real and keeps a log. `crash_states` plays the log back on a
+model of a disk where only what was synced is sure: writes since then are dropped, kept, cut
+short, torn in the middle or kept in part out of order, and changes of directories are lost or
+not. `FaultyIO` lets a chosen operation fail, once or for good. Neither knows about journals.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from neurostore.osio import OsIO
+
+FULL = os.environ.get("NEUROSTORE_CRASH") == "full"
+
+Image = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation: what, on which file (a number), and its arguments."""
+
+    what: str
+    file: int = -1
+    offset: int = 0
+    data: bytes = b""
+    name: str = ""
+    target: str = ""
+    mark: Any = None
+
+
+class RecordingIO(OsIO):
+    """The operating system, and a log of all that changes files."""
+
+    def __init__(self) -> None:
+        self.log: list[Op] = []
+        self._numbers: dict[str, int] = {}
+        self._open: dict[int, int] = {}
+        self._unwritten: dict[int, str] = {}
+        self._count = 0
+
+    def adopt(self, path: str) -> None:
+        """Start with a file that is wholly on the disk."""
+        with open(path, "rb") as file:
+            data = file.read()
+        self._numbers[path] = self._count
+        self.log.append(Op("durable", self._count, data=data, name=path))
+        self._count += 1
+
+    def mark(self, mark: Any) -> None:
+        """Put a remark of the test into the log."""
+        self.log.append(Op("mark", mark=mark))
+
+    def open(self, path: str, flags: int, mode: int = 0o666) -> int:
+        new = bool(flags & os.O_CREAT) and not os.path.lexists(path)
+        fd = os.open(path, flags, mode)
+        if new:
+            self._numbers[path] = self._count
+            self._unwritten[self._count] = path
+            self.log.append(Op("create", self._count, name=path))
+            self._count += 1
+        if path in self._numbers:
+            self._open[fd] = self._numbers[path]
+        return fd
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        done = os.pwrite(fd, data, offset)
+        self._unwritten.pop(self._open[fd], None)
+        self.log.append(Op("write", self._open[fd], offset, bytes(data)[:done]))
+        return done
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+        self.log.append(Op("truncate", self._open[fd], size))
+
+    def sync(self, fd: int) -> None:
+        number = self._open[fd]
+        if number in self._unwritten:  # HDF5 has filled it behind our back
+            data = os.pread(fd, os.fstat(fd).st_size, 0)
+            self.log.append(Op("write", number, 0, data))
+        self.log.append(Op("sync", number))
+
+    def sync_directory(self, path: str) -> None:
+        self.log.append(Op("sync names"))
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+        self._numbers.pop(path, None)
+        self.log.append(Op("unlink", name=path))
+
+    def replace(self, source: str, target: str) -> None:
+        os.replace(source, target)
+        self._numbers[target] = self._numbers.pop(source)
+        self.log.append(Op("rename", name=source, target=target))
+
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target)
+        self._numbers[target] = self._numbers[source]
+        self.log.append(Op("link", name=source, target=target))
+
+
+def change(content: bytearray, op: Op) -> None:
+    """Do one write or truncation."""
+    if op.what == "truncate":
+        del content[op.offset :]
+        content.extend(bytes(op.offset - len(content)))
+        return
+    if len(content) < op.offset:
+        content.extend(bytes(op.offset - len(content)))
+    content[op.offset : op.offset + len(op.data)] = op.data
+
+
+@dataclass
+class Disk:
+    """What is surely on the disk, and what is on its way."""
+
+    files: dict[int, bytearray] = field(default_factory=dict)
+    waiting: dict[int, list[Op]] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+    renamings: list[Op] = field(default_factory=list)
+
+    def do(self, op: Op, synced: Callable[[Op], bool]) -> None:
+        """Take one operation of the log; ``synced(write)`` says whether a sync covers it."""
+        if op.what == "durable":
+            self.files[op.file] = bytearray(op.data)
+            self.names[op.name] = op.file
+        elif op.what in ("write", "truncate"):
+            self.waiting.setdefault(op.file, []).append(op)
+        elif op.what in ("create", "unlink", "rename", "link"):
+            self.renamings.append(op)
+        elif op.what == "sync":
+            left = []
+            for write in self.waiting.pop(op.file, ()):
+                if synced(write):
+                    change(self.files.setdefault(op.file, bytearray()), write)
+                else:
+                    left.append(write)
+            if left:
+                self.waiting[op.file] = left
+        elif op.what == "sync names":
+            self.names = self._named(self.renamings)
+            self.renamings = []
+
+    def _named(self, ops: list[Op]) -> dict[str, int]:
+        names = dict(self.names)
+        for op in ops:
+            if op.what == "create":
+                names[op.name] = op.file
+            elif op.what == "unlink":
+                names.pop(op.name, None)
+            elif op.what == "link" and op.name in names:
+                names[op.target] = names[op.name]
+            elif op.what == "rename" and op.name in names:
+                names[op.target] = names.pop(op.name)
+        return names
+
+    def image(self, choose: Callable[[list[Op]], list[Op]], renamed: int) -> Image:
+        """The files after a power cut that keeps the chosen writes and some renamings."""
+        files = {}
+        for name, number in self._named(self.renamings[:renamed]).items():
+            content = bytearray(self.files.get(number, b""))
+            for op in choose(self.waiting.get(number, [])):
+                change(content, op)
+            files[name] = bytes(content)
+        return files
+
+
+def torn(ops: list[Op], rng: random.Random) -> list[Op]:
+    """All writes, the last one cut short."""
+    if not ops or len(ops[-1].data) < 2:
+        return ops
+    last = ops[-1]
+    return [
+        *ops[:-1],
+        Op("write", last.file, last.offset, last.data[: rng.randrange(1, len(last.data))]),
+    ]
+
+
+def _choices(rng: random.Random) -> Iterator[Callable[[list[Op]], list[Op]]]:
+    yield lambda ops: []
+    yield lambda ops: ops
+    yield lambda ops: torn(ops, rng)
+    yield lambda ops: ops[: rng.randrange(len(ops) + 1)]
+    yield lambda ops: ops[-1:]
+    for share in (0.3, 0.7, 0.9) if not FULL else (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95):
+        yield lambda ops, share=share: [op for op in ops if rng.random() < share]  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class State:
+    """What one power cut leaves, and the remark of the test that came before it."""
+
+    at: int
+    mark: Any
+    image: Image
+
+
+def crash_states(
+    log: list[Op],
+    *,
+    seed: int = 0,
+    ignored: Callable[[Op], bool] = lambda op: False,
+    covers: Callable[[Op, Any], bool] = lambda op, mark: True,
+) -> Iterator[State]:
+    """Every operation is a crash point, each with its power-loss states.
+
+    ``ignored`` syncs do nothing and ``covers(write, mark)`` says which writes a sync reaches: with
+    them a test makes the protocol worse than it is.
+    """
+    rng = random.Random(seed)
+    disk, mark, seen = Disk(), None, set()
+    for at, op in enumerate(log):
+        if op.what == "mark":
+            mark = op.mark
+            continue
+        if not ignored(op):
+            disk.do(op, lambda write, mark=mark: covers(write, mark))  # type: ignore[misc]
+        total = len(disk.renamings)
+        for choose in _choices(rng):
+            for renamed in {0, total, rng.randrange(total + 1)}:
+                image = disk.image(choose, renamed)
+                key = hash((repr(mark), tuple(sorted(image.items()))))
+                if key not in seen:
+                    seen.add(key)
+                    yield State(at, mark, image)
+
+
+def kill_states(log: list[Op], *, seed: int = 0) -> Iterator[State]:
+    """Every operation is the last of a killed process: all before is kept, a write may be torn."""
+    rng = random.Random(seed)
+    disk, mark = Disk(), None
+    for at, op in enumerate(log):
+        if op.what == "mark":
+            mark = op.mark
+            continue
+        disk.do(op, lambda write: True)
+        yield State(at, mark, disk.image(lambda ops: ops, len(disk.renamings)))
+        if op.what == "write":
+            yield State(
+                at,
+                mark,
+                disk.image(
+                    lambda ops, op=op: torn(ops, rng) if ops and ops[-1] is op else ops,  # type: ignore[misc]
+                    len(disk.renamings),
+                ),
+            )
+
+
+class FaultyIO(OsIO):
+    """The operating system, except that the n-th changing operation fails, or each from then on.
+
+    ``number`` is an errno; 0 is a short write (half of the bytes), after which ENOSPC comes if
+    the fault stays.
+    """
+
+    def __init__(self, at: int, number: int, *, for_good: bool) -> None:
+        self.at = at
+        self.number = number
+        self.for_good = for_good
+        self.count = 0
+        self.fired = False
+
+    def _hit(self) -> bool:
+        self.count += 1
+        hit = self.count == self.at or (self.for_good and self.count > self.at)
+        self.fired |= hit
+        return hit
+
+    def _maybe(self) -> None:
+        if not self.number and not (self.fired and self.for_good):
+            return  # a short write is a fault of writes
+        if self._hit():
+            number = self.number or errno.ENOSPC
+            raise OSError(number, os.strerror(number))
+
+    def open(self, path: str, flags: int, mode: int = 0o666) -> int:
+        if flags & os.O_CREAT:
+            self._maybe()
+        return os.open(path, flags, mode)
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        if self._hit():
+            if self.number or self.count > self.at:
+                number = self.number or errno.ENOSPC
+                raise OSError(number, os.strerror(number))
+            return os.pwrite(fd, memoryview(data)[: max(1, len(data) // 2)], offset)
+        return os.pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self._maybe()
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        self._maybe()
+
+    def sync_directory(self, path: str) -> None:
+        self._maybe()
+
+    def unlink(self, path: str) -> None:
+        self._maybe()
+        os.unlink(path)
+
+    def replace(self, source: str, target: str) -> None:
+        self._maybe()
+        os.replace(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        self._maybe()
+        os.link(source, target)
