@@ -155,7 +155,7 @@ def test_a_selection_is_what_numpy_selects(
 
 @settings(max_examples=100, deadline=None)
 @given(
-    arrays(),
+    arrays(max_side=12),
     st.booleans(),
     st.booleans(),
     st.sampled_from([None, "gzip", "lzf", "szip"]),

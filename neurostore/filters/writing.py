@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from ..errors import ValidationError
-from .codec import Array, checked, deflated, shuffled
+from .codec import Array, checked, deflated, deflated_planes, shuffled
 from .pipeline import Pipeline
 from .reading import name_of
 from .threads import each
@@ -86,7 +86,15 @@ def _encoded(block: Array, pipeline: Pipeline) -> Any:
     else:
         data = np.zeros(pipeline.chunks, block.dtype)
         data[tuple(map(slice, block.shape))] = block
-    data = data.reshape(-1).view(np.uint8)
+    if not pipeline.shuffle:
+        data = data.reshape(-1).view(np.uint8)
     if pipeline.codec == "gzip":
-        data = deflated(data, pipeline.encoder)
-    return checked(data) if pipeline.fletcher32 else bytes(data)
+        pack = deflated_planes if pipeline.shuffle else deflated
+        data = pack(data, pipeline.encoder)
+    return (
+        checked(data)
+        if pipeline.fletcher32
+        else data.tobytes()
+        if isinstance(data, np.ndarray)
+        else data
+    )
