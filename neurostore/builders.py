@@ -16,10 +16,10 @@ import xarray as xr
 from neurostore import names, schema, times, types
 from neurostore.errors import ValidationError
 from neurostore.index import with_event_index
-from neurostore.records import ORIGINAL_NAME
+from neurostore.records import ORIGINAL_NAME, Draft
 from neurostore.schema import KINDS, Kind
 
-__all__ = ["build", "builder", *KINDS]
+__all__ = ["build", "builder", "draft", *KINDS]
 
 Coords = Mapping[Hashable, Any]
 
@@ -68,13 +68,11 @@ def build(
     >>> ds["changes"].dims
     ('neuron',)
     """
-    ds = build_plain(
-        kind, values, timestamp=timestamp, name=name, details=details, units=units
-    )
-    return _labelled(schema.kind_of(kind), ds, coords)
+    made = draft(kind, values, timestamp=timestamp, name=name, details=details, units=units)
+    return _labelled(schema.kind_of(kind), made.to_dataset(), coords)
 
 
-def build_plain(
+def draft(
     kind: str,
     values: Mapping[str, Any],
     *,
@@ -82,15 +80,15 @@ def build_plain(
     name: str | None = None,
     details: Any = None,
     units: str | None = None,
-) -> xr.Dataset:
-    """Return what :func:`build` does, less all that only serves work in memory."""
+) -> Draft:
+    """Return the parts of what :func:`build` makes, less all that only serves work in memory."""
     row = schema.kind_of(kind)
     found: list[str] = []
     moment = _checked(found, times.to_seconds, timestamp)
     attrs: dict[Hashable, Any] = {"kind": row.name}
     if row.label is not None:
         attrs[row.label] = _checked(found, names.check_name, name, row.label)
-    if details is not None:
+    if details is not None and details != {}:  # {} is read where nothing is stored
         attrs[row.details] = _checked(found, types.to_json, details, row.details)
     variables = _VARIABLES[row.mapping](row, values, found)
     found += _length_problems(variables)
@@ -98,7 +96,10 @@ def build_plain(
         raise ValidationError.of(row.name, found)
     if units is not None and row.unit_of is not None:
         variables[row.unit_of].attrs["units"] = units
-    return _dataset(row, variables, attrs, moment)
+    coordinates = {schema.TIMESTAMP}
+    coordinates |= {r.name for r in row.variables if r.coordinate} | _LABEL_NAMES & set(variables)
+    stamp = xr.Variable((), np.float64(moment), schema.TIMESTAMP_ATTRS)
+    return Draft({**variables, schema.TIMESTAMP: stamp}, frozenset(coordinates), attrs)
 
 
 def _checked(found: list[str], function: Callable[..., Any], *args: Any) -> Any:
@@ -107,19 +108,6 @@ def _checked(found: list[str], function: Callable[..., Any], *args: Any) -> Any:
     except (ValueError, TypeError) as error:
         found.append(str(error))
         return None
-
-
-def _dataset(
-    row: Kind, variables: dict[str, xr.Variable], attrs: dict[Hashable, Any], moment: float
-) -> xr.Dataset:
-    stamp = xr.Variable((), np.float64(moment), schema.TIMESTAMP_ATTRS)
-    coordinates: dict[Hashable, Any] = {schema.TIMESTAMP: stamp}
-    data: dict[Hashable, Any] = {}
-    for key, variable in variables.items():
-        rule = row.variable(key)
-        is_coordinate = key in _LABEL_NAMES or (rule is not None and rule.coordinate)
-        (coordinates if is_coordinate else data)[key] = variable
-    return xr.Dataset(data, coordinates, attrs)
 
 
 def _labelled(row: Kind, ds: xr.Dataset, coords: Coords | None) -> xr.Dataset:

@@ -4,6 +4,10 @@ One growable compound table per kind, in commit order, written in the commit of 
 kept in memory sorted by time.  It is a cache: where it is absent, short or damaged it is rebuilt
 from the groups.  It opens no file and reads no record.
 
+Tables grow by whole chunks, whose unused rows count as removed: a commit then changes the bytes
+of its own rows and no metadata.  Those bytes are put where HDF5 would put them, since one
+``H5Dwrite`` of a row costs as much as storing a variable.
+
 On disk, under ``/catalogue``: ``state`` (a few 64-bit numbers at a fixed place in the file),
 ``names`` (all texts, each ended by NUL) and ``<kind>/rows``.
 """
@@ -15,7 +19,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -44,10 +48,16 @@ ROW = np.dtype(
     ]
 )
 _ROW_TYPE = h5t.py_create(ROW)
+#: A row that is no record yet; a real one has a version.
+_UNUSED = np.zeros((), ROW)
+_UNUSED["timestamp"] = np.nan
+_UNUSED["removed"] = 1
 _UNCACHED = h5p.create(h5p.DATASET_ACCESS)
 _UNCACHED.set_chunk_cache(0, 0, 1.0)
 #: Rows in one chunk of a table: 32 KB; a million rows are then 1,954 chunks.
 _CHUNK = 512
+#: Version of records that others wrote; rows that are not used have 0.
+FOREIGN = 2**32 - 1
 #: What ``state`` holds, in its order.
 STATE = ("file_id_0", "file_id_1", "generation", "epoch", "dimensions", "removed", "serial")
 _STATE_SIZE = 16
@@ -62,6 +72,14 @@ def _checks(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     total ^= words[:, -1] & np.uint64(0xFFFFFFFF)
     folded: np.ndarray[Any, Any] = (total ^ (total >> np.uint64(32))).astype("<u4")
     return folded
+
+
+class RawFile(Protocol):
+    """A file as bytes."""
+
+    def put(self, data: bytes, offset: int) -> object:
+        """Write ``data`` at ``offset``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -82,6 +100,8 @@ class Table:
     size: int = 0
     written: int = 0
     changed: set[int] = field(default_factory=set)
+    #: Where in the file the chunks of the table are.
+    chunks: dict[int, int] = field(default_factory=dict)
     _order: np.ndarray[Any, Any] | None = None
     _times: np.ndarray[Any, Any] | None = None
 
@@ -148,6 +168,7 @@ class Catalogue:
         self._latest = -math.inf
         #: Datasets of the file that this is written to, opened once; it closes them with itself.
         self._opened: dict[bytes, h5d.DatasetID] = {}
+        self._state_at = -1
 
     # -- adding and removing -------------------------------------------------------------
 
@@ -385,18 +406,25 @@ class Catalogue:
             return None  # a cache: whatever is wrong with it, the groups are the truth
         return found if found._is_sound() else None
 
-    def write(self, h5file: h5py.File) -> None:
+    def write(self, h5file: h5py.File, raw: RawFile) -> None:
         """Put what was added, changed and counted into the file.
 
-        It is always the same open file: what is opened there is kept.
+        Parameters
+        ----------
+        h5file
+            Always the same open file: what is opened there is kept.
+        raw
+            The same file as bytes; HDF5 keeps no copy of what is written there.
         """
         for table in self.tables.values():
             if table.written < table.size or table.changed:
-                self._write_table(h5file.id, table)
+                self._write_table(h5file.id, raw, table)
         if self._texts_written < len(self._texts):
             self._write_texts(h5file.id)
         self.state["generation"] += 1
-        self._dataset(h5file.id, b"state").write(h5s.ALL, h5s.ALL, self._state_values())
+        if self._state_at < 0:
+            self._state_at = self.state_offset(h5file)
+        raw.put(self._state_values().tobytes(), self._state_at)
 
     def _dataset(self, root: h5g.GroupID, link: bytes) -> h5d.DatasetID:
         """Open a dataset of the catalogue, without a chunk cache: a row is written as a row."""
@@ -445,6 +473,7 @@ class Catalogue:
         rows = np.empty(dataset.shape, ROW)
         if len(rows):
             dataset.read(h5s.ALL, h5s.ALL, rows, _ROW_TYPE)
+        rows = rows[: _used(rows)]
         if not (rows["check"] == _checks(rows)).all():
             raise ValueError(f"catalogue/{name}/rows: a row fails its check")
         table = self.tables[name]
@@ -456,18 +485,22 @@ class Catalogue:
             leaf = self._texts[int(rows["leaf"][row])]
             self._explicit.setdefault(leaf, []).append((name, int(row)))
 
-    def _write_table(self, root: h5g.GroupID, table: Table) -> None:
+    def _write_table(self, root: h5g.GroupID, raw: RawFile, table: Table) -> None:
         link = table.kind.name.encode()
         if link + b"/rows" not in self._opened and GROUP + b"/" + link not in root:
             self._create_table(h5g.open(root, GROUP), link)
         dataset = self._dataset(root, link + b"/rows")
         for row in sorted(table.changed):
             if row < table.written:
-                _put(dataset, row, _checked(table.rows[row : row + 1]), _ROW_TYPE)
+                _put_rows(dataset, raw, row, _checked(table.rows[row : row + 1]), table.chunks)
         table.changed.clear()
         if table.written < table.size:
-            _extend(dataset, self._dataset(root, link + b"/record"), table.size)
-            _put(dataset, table.written, _checked(table.rows[table.written :]), _ROW_TYPE)
+            needed = -(-table.size // _CHUNK) * _CHUNK
+            if dataset.shape[0] < needed:
+                _extend(dataset, self._dataset(root, link + b"/record"), needed)
+            _put_rows(
+                dataset, raw, table.written, _checked(table.rows[table.written :]), table.chunks
+            )
         table.written = table.size
 
     def _create_table(self, group: h5g.GroupID, link: bytes) -> None:
@@ -475,8 +508,19 @@ class Catalogue:
         scale = _scale(parent, b"record", None, self.take_numbers(1))
         kind = h5t.py_create(ROW)
         kind.commit(parent, b"row_t")
-        rows = _growing(parent, b"rows", kind, _CHUNK)
+        rows = _growing(parent, b"rows", kind, _CHUNK, _UNUSED)
+        _note(rows, "comment", "rows whose removed is not 0 are no records")
         h5py.h5ds.attach_scale(rows, scale, 0)
+
+
+def _used(rows: np.ndarray[Any, Any]) -> int:
+    """Return how many rows are, or were, records: those before the first without a version.
+
+    A damaged version fails the check of its row or, in the last chunk, ends the table early,
+    which the count of serials shows.
+    """
+    tail = rows["version"][-_CHUNK:] == 0
+    return len(rows) - len(tail) + int(np.argmax(tail)) if tail.any() else len(rows)
 
 
 def _checked(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -503,10 +547,19 @@ def _scale(group: h5g.GroupID, link: bytes, size: int | None, number: int) -> h5
     return scale
 
 
-def _growing(group: h5g.GroupID, link: bytes, kind: Any, chunk: int) -> h5d.DatasetID:
+def _growing(
+    group: h5g.GroupID,
+    link: bytes,
+    kind: Any,
+    chunk: int,
+    fill: np.ndarray[Any, Any] | None = None,
+) -> h5d.DatasetID:
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
     properties.set_chunk((chunk,))
+    if fill is not None:
+        properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_value(fill)
     return h5d.create(group, link, kind, h5s.create_simple((0,), (h5s.UNLIMITED,)), properties)
 
 
@@ -519,6 +572,26 @@ def _put(dataset: h5d.DatasetID, first: int, values: np.ndarray[Any, Any], kind:
     space = dataset.get_space()
     space.select_hyperslab((first,), (len(values),))
     dataset.write(h5s.create_simple((len(values),)), space, np.ascontiguousarray(values), kind)
+
+
+def _put_rows(
+    dataset: h5d.DatasetID,
+    raw: RawFile,
+    first: int,
+    rows: np.ndarray[Any, Any],
+    chunks: dict[int, int],
+) -> None:
+    """Write rows into their chunks; ``chunks`` remembers where those are."""
+    done = 0
+    while done < len(rows):
+        number, inside = divmod(first + done, _CHUNK)
+        count = min(_CHUNK - inside, len(rows) - done)
+        where = chunks.get(number)
+        if where is None:
+            info = dataset.get_chunk_info_by_coord((number * _CHUNK,))
+            where = chunks[number] = int(info.byte_offset)
+        raw.put(rows[done : done + count].tobytes(), where + inside * ROW.itemsize)
+        done += count
 
 
 # -- rebuilding ------------------------------------------------------------------------------
@@ -570,7 +643,7 @@ def _foreign_row(parent: h5py.Group, leaf: str, kind: Kind) -> dict[str, Any] | 
         "timestamp": moment,
         "name": str(name) if name is not None else (stem if kind.label else ""),
         "length": _foreign_length(item, kind),
-        "version": int(h5attrs.read_one(item.id, b"schema_version") or 0),
+        "version": int(h5attrs.read_one(item.id, b"schema_version") or FOREIGN),
     }
 
 

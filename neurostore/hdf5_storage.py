@@ -101,7 +101,7 @@ def _storing(kind: Kind) -> Callable[..., str]:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
         taken = given.arguments
-        ds = builders.build_plain(
+        made = builders.draft(
             kind.name,
             {rule.name: taken[rule.argument] for rule in kind.variables},
             timestamp=taken["timestamp"],
@@ -109,7 +109,7 @@ def _storing(kind: Kind) -> Callable[..., str]:
             details=taken[kind.details],
         )
         storage: HDF5Storage = taken["self"]
-        return storage.store.store(ds)
+        return storage.store.store(made)
 
     summary = f"Store {_spoken(kind)}; return its id."
     return _named(method, f"store_{kind.name}", signature, summary)

@@ -20,7 +20,7 @@ from neurostore import names, schema, times, types
 from neurostore.errors import ValidationError
 from neurostore.schema import Kind
 
-__all__ = ["Column", "Piece", "Record", "examine", "infer_kind", "problems"]
+__all__ = ["Column", "Draft", "Piece", "Record", "examine", "infer_kind", "problems"]
 
 #: Attribute with the name a user gave to what xarray, DataTree or HDF5 calls otherwise.
 ORIGINAL_NAME = "original_name"
@@ -68,6 +68,35 @@ class Record:
     length: int
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What a Dataset is made of: a record can be stored without making one first."""
+
+    variables: dict[Hashable, xr.Variable]
+    coordinates: frozenset[Hashable]
+    attrs: dict[Hashable, Any]
+
+    @classmethod
+    def of(cls, ds: xr.Dataset) -> Draft:
+        """Take a Dataset apart."""
+        return cls(dict(ds.variables), frozenset(ds.coords), ds.attrs)
+
+    def to_dataset(self) -> xr.Dataset:
+        """Put it together."""
+        coords = {key: var for key, var in self.variables.items() if key in self.coordinates}
+        data = {key: var for key, var in self.variables.items() if key not in self.coordinates}
+        return xr.Dataset(data, coords, self.attrs)
+
+    @property
+    def sizes(self) -> dict[Hashable, int]:
+        """Sizes of the dimensions."""
+        return {
+            dim: size
+            for variable in self.variables.values()
+            for dim, size in zip(variable.dims, variable.shape, strict=True)
+        }
+
+
 @dataclass
 class _Findings:
     """Problems found so far; every check adds to it and none stops the others."""
@@ -86,7 +115,7 @@ class _Findings:
             return None
 
 
-def infer_kind(ds: xr.Dataset) -> Kind | None:
+def infer_kind(ds: xr.Dataset | Draft) -> Kind | None:
     """Return the kind of ``ds`` from its stamp, or else its variables and dims."""
     return schema.infer({name: var.dims for name, var in ds.variables.items()}, ds.attrs)
 
@@ -108,14 +137,15 @@ class _Unfit(ValidationError):
     problems: list[str]
 
 
-def examine(ds: xr.Dataset) -> Record:
-    """Return the record that ``ds`` is.
+def examine(given: xr.Dataset | Draft) -> Record:
+    """Return the record that a Dataset is.
 
     Raises
     ------
     ValidationError
         Names every problem of the Dataset at once.
     """
+    ds = given if isinstance(given, Draft) else Draft.of(given)
     found = _Findings()
     kind = _kind(ds, found)
     record = _record(ds, kind, found) if kind is not None else None
@@ -126,7 +156,7 @@ def examine(ds: xr.Dataset) -> Record:
     return record
 
 
-def _kind(ds: xr.Dataset, found: _Findings) -> Kind | None:
+def _kind(ds: Draft, found: _Findings) -> Kind | None:
     if "kind" in ds.attrs:
         kind: Kind | None = found.check(schema.kind_of, ds.attrs["kind"])
         return kind
@@ -140,7 +170,7 @@ def _kind(ds: xr.Dataset, found: _Findings) -> Kind | None:
     return kind
 
 
-def _record(ds: xr.Dataset, kind: Kind, found: _Findings) -> Record | None:
+def _record(ds: Draft, kind: Kind, found: _Findings) -> Record | None:
     timestamp = found.check(_timestamp, ds)
     name = found.check(_name, ds, kind)
     attrs = found.check(_attrs, ds, kind)
@@ -150,14 +180,14 @@ def _record(ds: xr.Dataset, kind: Kind, found: _Findings) -> Record | None:
     columns = [
         column
         for key, variable in variables.items()
-        if (column := found.check(_column, key, variable, key in ds.coords)) is not None
+        if (column := found.check(_column, key, variable, key in ds.coordinates)) is not None
     ]
     if found.problems:
         return None
-    return _assemble(ds, kind, timestamp, name, attrs, _with_time_axis(columns))
+    return _assemble(ds.sizes, kind, timestamp, name, attrs, _with_time_axis(columns))
 
 
-def _timestamp(ds: xr.Dataset) -> float:
+def _timestamp(ds: Draft) -> float:
     for source in (schema.TIMESTAMP, schema.TIME):
         variable = ds.variables.get(source)
         if variable is not None and variable.ndim == 0:
@@ -167,13 +197,14 @@ def _timestamp(ds: xr.Dataset) -> float:
     )
 
 
-def _name(ds: xr.Dataset, kind: Kind) -> str:
+def _name(ds: Draft, kind: Kind) -> str:
     if kind.label is not None:
         if kind.label not in ds.attrs:
             raise ValueError(f"attrs[{kind.label!r}] is missing; expected the name as text")
         return names.check_name(ds.attrs[kind.label], kind.label)
     if kind.mapping == "variables":
-        return ",".join(_original(name, ds.variables[name].attrs) for name in ds.data_vars)
+        layers = (key for key in ds.variables if key not in ds.coordinates)
+        return ",".join(_original(key, ds.variables[key].attrs) for key in layers)
     return ""
 
 
@@ -181,7 +212,7 @@ def _original(name: Hashable, attrs: Mapping[Any, Any]) -> str:
     return str(attrs.get(ORIGINAL_NAME, name))
 
 
-def _attrs(ds: xr.Dataset, kind: Kind) -> dict[str, Any]:
+def _attrs(ds: Draft, kind: Kind) -> dict[str, Any]:
     """Attributes for the first part; those for every part are added where it is written."""
     rest = {
         key: value
@@ -218,7 +249,7 @@ def _drop_derived_time(variables: dict[Hashable, xr.Variable], timestamp: float 
 
 
 def _check_variables(
-    variables: Mapping[Hashable, xr.Variable], ds: xr.Dataset, kind: Kind, found: _Findings
+    variables: Mapping[Hashable, xr.Variable], ds: Draft, kind: Kind, found: _Findings
 ) -> None:
     if kind.mapping != "variables":
         _check_against_rows(variables, kind, found)
@@ -294,7 +325,7 @@ def _with_time_axis(columns: list[Column]) -> list[Column]:
 
 
 def _assemble(
-    ds: xr.Dataset,
+    sizes: Mapping[Hashable, int],
     kind: Kind,
     timestamp: float,
     name: str,
@@ -308,9 +339,9 @@ def _assemble(
         timestamp=timestamp,
         name=name,
         pieces=pieces,
-        structure=_structure(ds, kind, columns),
+        structure=_structure(sizes, kind, columns),
         labels=_labels(coordinates, kind.elastic if kind.combine == "ragged" else None),
-        length=int(ds.sizes.get(kind.elastic, 0)) if kind.elastic else 0,
+        length=int(sizes.get(kind.elastic, 0)) if kind.elastic else 0,
     )
 
 
@@ -371,7 +402,7 @@ def _piece(
     return Piece(path, tuple(columns), stamped, auxiliary)
 
 
-def _structure(ds: xr.Dataset, kind: Kind, columns: Iterable[Column]) -> str:
+def _structure(sizes: Mapping[Hashable, int], kind: Kind, columns: Iterable[Column]) -> str:
     """Canonical JSON; the elastic size is left out, since records differ in it."""
     variables: dict[str, list[Any]] = {}
     for column in columns:
@@ -379,8 +410,8 @@ def _structure(ds: xr.Dataset, kind: Kind, columns: Iterable[Column]) -> str:
         dims = column.dims[:-1] if types.drops_last_dim(logical) else column.dims
         units = str(column.attrs.get("units", ""))
         variables[column.name] = [logical, list(dims), int(column.coordinate), units]
-    sizes = {str(dim): size for dim, size in ds.sizes.items() if dim != kind.elastic}
-    return json.dumps({"sizes": sizes, "variables": variables}, sort_keys=True, ensure_ascii=False)
+    fixed = {str(dim): size for dim, size in sizes.items() if dim != kind.elastic}
+    return json.dumps({"sizes": fixed, "variables": variables}, sort_keys=True, ensure_ascii=False)
 
 
 def _labels(coordinates: Iterable[Column], skipped: str | None) -> int:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 from collections.abc import Callable
 from typing import Any, Final
 
 import h5py
+import numpy as np
 
 from neurostore.errors import ClosedError, StoreError
 from neurostore.journal import (
@@ -222,10 +222,24 @@ class Overlay(_View):
             self._io.close(fd)
 
 
-# Runs of changed bytes, with gaps up to 48 unchanged ones: an extent costs 12 bytes and a system
+# Runs of changed bytes hold gaps of up to 48 unchanged ones: an extent costs 12 bytes and a system
 # call, so two runs nearby are cheaper as one.
-_RUNS: Final = re.compile(rb"[^\0]+(?:\0{1,48}[^\0]+)*")
+_GAP: Final = 48
 _BIG_JOURNAL: Final = 1 << 22
+
+
+def _runs(starts: list[int], old: bytes, news: list[bytearray]) -> Extents:
+    """Give the differing runs of some pieces of the file, which begin at ``starts``."""
+    new = b"".join(news)
+    differs = np.flatnonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
+    bounds = np.cumsum([0, *map(len, news)])
+    piece = np.searchsorted(bounds, differs, side="right") - 1
+    cuts = np.flatnonzero((np.diff(differs) > _GAP) | (np.diff(piece) > 0)) + 1
+    first = [0, *cuts.tolist()]
+    last = [*(cuts - 1).tolist(), -1]
+    shift = (np.asarray(starts) - bounds[:-1])[piece[first]].tolist()
+    runs = zip(differs[first].tolist(), differs[last].tolist(), shift, strict=True)
+    return [(low + by, new[low : high + 1]) for low, high, by in runs]
 
 
 class CrashSafeFile(_View):
@@ -293,14 +307,19 @@ class CrashSafeFile(_View):
         """Write at the position: behind the committed end to the file, before it to memory."""
         try:
             if self.error is None and os.getpid() == self._pid:
-                self._write(data)
+                self._write(data, self._position)
+                self._position += len(data)
         except BaseException as error:  # noqa: BLE001 (kept, and raised by commit)
             self._keep("write", error)
         return len(data)
 
-    def _write(self, data: Any) -> None:
-        start = self._position
-        stop = self._position = start + len(data)
+    def put(self, data: Any, offset: int) -> None:
+        """Write at ``offset``, past HDF5, what HDF5 keeps no copy of; the position stays."""
+        self._own()
+        self._write(data, offset)
+
+    def _write(self, data: Any, start: int) -> None:
+        stop = start + len(data)
         end = self._end
         if start >= end:
             if self._pwrite(self._fd, data, start) != stop - start:
@@ -386,21 +405,28 @@ class CrashSafeFile(_View):
 
     def _differences(self) -> Extents:
         """Find the runs of bytes that differ from the committed file."""
+        pages = sorted(self._changed.pages)
         extents = []
         try:
-            for page in sorted(self._changed.pages):
-                first, last = self._changed.spans[page]
-                start = page * _PAGE + first
-                new = bytes(self._changed.pages[page][first : min(last, self._end - page * _PAGE)])
-                old = read_all(self._io, self._fd, len(new), start)
-                if old != new:
-                    change = int.from_bytes(old, "little") ^ int.from_bytes(new, "little")
-                    for run in _RUNS.finditer(change.to_bytes(len(new), "little")):
-                        extents.append((start + run.start(), new[run.start() : run.end()]))
+            for at in range(0, len(pages), 256):
+                extents += self._compare(pages[at : at + 256])
         except OSError as error:
             self._keep("reading back committed bytes", error)
             self.check()
         return extents
+
+    def _compare(self, pages: list[int]) -> Extents:
+        starts, olds, news = [], [], []
+        for page in pages:
+            first, last = self._changed.spans[page]
+            start = page * _PAGE + first
+            new = self._changed.pages[page][first : min(last, self._end - page * _PAGE)]
+            old = read_all(self._io, self._fd, len(new), start)
+            if old != new:
+                starts.append(start)
+                olds.append(old)
+                news.append(new)
+        return _runs(starts, b"".join(olds), news) if starts else []
 
     def _describe(self, extents: Extents) -> Journal:
         state = self.pread(STATE_SIZE, self._state_offset)

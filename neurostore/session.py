@@ -59,6 +59,7 @@ class Session:
         self._stencils: Stencils | None = None
         self._file: safefile.CrashSafeFile | None = None
         self._writer: H5File | None = None
+        self._stamper: tree.Stamper | None = None
         self._reader: H5File | None = None
         self._reader_state = b""
         self._overlay: safefile.Overlay | None = None
@@ -202,7 +203,7 @@ class Session:
     def _settle(self) -> None:
         """Bring the last commit to the medium and close every handle, under the writer lock."""
         self._close_reader()
-        writer, self._writer = self._writer, None
+        writer, self._writer, self._stamper = self._writer, None, None
         file, self._file = self._file, None
         self._catalogue = self._catalogue_of = None
         if writer is not None and file is not None:
@@ -235,7 +236,7 @@ class Session:
     def commit(self) -> None:
         """Make everything written so far one durable step; the only place that does."""
         assert self._writer is not None and self._file is not None and self._catalogue is not None
-        self._catalogue.write(self._writer)
+        self._catalogue.write(self._writer, self._file)
         self._writer.flush()
         self._file.commit()
 
@@ -275,7 +276,7 @@ class Session:
     def _roll_back(self) -> None:
         """Forget what is uncommitted; the handle is opened anew when it is next needed."""
         self._catalogue = self._catalogue_of = None
-        writer, self._writer = self._writer, None
+        writer, self._writer, self._stamper = self._writer, None, None
         file, self._file = self._file, None
         if writer is None or file is None:
             return
@@ -289,7 +290,7 @@ class Session:
     def _drop_writer(self) -> None:
         """Let go of a handle whose file has moved on, without writing a byte through it."""
         self._catalogue = self._catalogue_of = None
-        writer, self._writer = self._writer, None
+        writer, self._writer, self._stamper = self._writer, None, None
         file, self._file = self._file, None
         if file is not None:
             file.abandon()
@@ -307,13 +308,12 @@ class Session:
         held = self.catalogue
         kind = record.kind
         record_id, leaf = held.claim(kind, record.name, record.timestamp, taken)
-        if self._stencils is None:
-            self._stencils = Stencils()
+        if self._stamper is None:
+            self._stencils = self._stencils or Stencils()
+            self._stamper = tree.Stamper(self._writer, self._stencils)
         stored = 0
         for piece in record.pieces:
-            done = tree.stamp(
-                self._writer,
-                self._stencils,
+            done = self._stamper.stamp(
                 piece,
                 record_id,
                 layout,
@@ -462,7 +462,7 @@ class Session:
             if self._file.error is not None or self._file.moved():
                 self._drop_writer()
                 return
-            writer, self._writer = self._writer, None
+            writer, self._writer, self._stamper = self._writer, None, None
             writer.close()
             self._file.close()
             self._file = None

@@ -145,7 +145,7 @@ class Store:
 
     # -- storing -------------------------------------------------------------------------------
 
-    def store(self, ds: xr.Dataset) -> str:
+    def store(self, ds: xr.Dataset | records.Draft) -> str:
         """Store one record and return its id; when this returns, it is committed.
 
         Parameters

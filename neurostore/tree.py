@@ -6,6 +6,7 @@ handle are not.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import time
@@ -34,6 +35,7 @@ from neurostore.stencil import Layout, Stamped, Stencils
 
 __all__ = [
     "H5File",
+    "Stamper",
     "adopt",
     "build",
     "build_next",
@@ -46,7 +48,6 @@ __all__ = [
     "open_native",
     "read_values",
     "set_aside",
-    "stamp",
     "top_groups",
 ]
 
@@ -147,7 +148,25 @@ def adopt(path: Path, temporary: str) -> None:
         fresh = Catalogue.read(h5file)
         assert fresh is not None
         found.state.update(fresh.state, serial=found.state["serial"])
-        found.write(h5file)
+        _write_catalogue(found, h5file)
+
+
+def _write_catalogue(catalogue: Catalogue, h5file: H5File) -> None:
+    """Write to a file that is open with HDF5's own driver, and let HDF5 place it first."""
+    h5file.flush()
+    with open(h5file.filename, "r+b", buffering=0) as stream:
+        catalogue.write(h5file, _Raw(stream))
+    h5file.flush()
+
+
+class _Raw:
+    """A file as bytes, for the catalogue."""
+
+    def __init__(self, stream: io.FileIO) -> None:
+        self._stream = stream
+
+    def put(self, data: bytes, offset: int) -> None:
+        os.pwrite(self._stream.fileno(), data, offset)
 
 
 def copy_live(path: Path, temporary: Path) -> None:
@@ -163,7 +182,7 @@ def copy_live(path: Path, temporary: Path) -> None:
         _copy_root_attrs(old, new)
         if fresh.older:
             fresh.write_older(new)
-        fresh.write(new)
+        _write_catalogue(fresh, new)
 
 
 def _copy_root_attrs(old: H5File, new: H5File) -> None:
@@ -182,25 +201,45 @@ def build_next(path: Path, temporary: Path, rotated: str) -> None:
         fresh.state["serial"] = held.state["serial"]
         fresh.older = [*held.older, rotated]
         fresh.write_older(new)
-        fresh.write(new)
+        _write_catalogue(fresh, new)
 
 
-def stamp(
-    h5file: H5File,
-    stencils: Stencils,
-    piece: Piece,
-    record_id: str,
-    layout: Layout,
-    elastic: str | None,
-    first_number: int,
-) -> Stamped:
-    """Write one part of a record to its place in the tree."""
-    rest = {k: v for k, v in piece.attrs.items() if k not in ("kind", "schema_version")}
-    varying = {"id": record_id, **rest}
-    parent = _group_at(h5file, piece.path)
-    return stencils.stamp(
-        parent, record_id.encode(), piece, varying, layout, elastic, first_number
-    )
+class Stamper:
+    """Writes the parts of records to their places in the tree of one file open for writing.
+
+    Parents are opened once: looking one up costs as much as opening a dataset.
+    """
+
+    def __init__(self, h5file: H5File, stencils: Stencils) -> None:
+        self._h5file = h5file
+        self._stencils = stencils
+        self._parents: dict[str, h5g.GroupID] = {}
+
+    def stamp(
+        self,
+        piece: Piece,
+        record_id: str,
+        layout: Layout,
+        elastic: str | None,
+        first_number: int,
+    ) -> Stamped:
+        """Write one part of a record to its place in the tree."""
+        rest = {k: v for k, v in piece.attrs.items() if k not in ("kind", "schema_version")}
+        return self._stencils.stamp(
+            self._parent(piece.path),
+            record_id.encode(),
+            piece,
+            {"id": record_id, **rest},
+            layout,
+            elastic,
+            first_number,
+        )
+
+    def _parent(self, path: str) -> h5g.GroupID:
+        parent = self._parents.get(path)
+        if parent is None:
+            parent = self._parents[path] = _group_at(self._h5file, path)
+        return parent
 
 
 def _group_at(h5file: H5File, path: str) -> h5g.GroupID:
