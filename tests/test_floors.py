@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "neurostore"
 
-# A half is a step inside a floor: it may use what stands lower on that floor.
+# A fraction is a step inside a floor: it may use what stands lower on that floor.
 FLOORS = {
     "_version": 0,
     "errors": 0,
@@ -31,13 +31,15 @@ FLOORS = {
     "arrays": 3,
     "catalogue": 3,
     "index": 3,
+    "jaxio": 3,
     "builders": 3.5,
     "reading": 3.5,
     "tree": 3.75,
     "combining": 3.75,
     "session": 4,
-    "lifecycle": 5,
     "series": 5,
+    "querying": 5.25,
+    "lifecycle": 5.5,
     "store": 6,
     "accessor": 7,
     "cli": 7,
