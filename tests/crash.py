@@ -35,7 +35,16 @@ class Op:
     mark: Any = None
 
 
-class RecordingIO(OsIO):
+class PlainIO:
+    """The operations that change nothing, by the operating system."""
+
+    close = staticmethod(OsIO.close)
+    size = staticmethod(OsIO.size)
+    pread = staticmethod(OsIO.pread)
+    preadinto = staticmethod(OsIO.preadinto)
+
+
+class RecordingIO(PlainIO):
     """The operating system, and a log of all that changes files."""
 
     def __init__(self) -> None:
@@ -252,7 +261,7 @@ def kill_states(log: list[Op], *, seed: int = 0) -> Iterator[State]:
             )
 
 
-class FaultyIO(OsIO):
+class FaultyIO(PlainIO):
     """The operating system, except that the n-th changing operation fails, or each from then on.
 
     ``number`` is an errno; 0 is a short write (half of the bytes), after which ENOSPC comes if

@@ -301,7 +301,7 @@ def resigned(image: Image) -> Image:
     return treated
 
 
-MUTANTS = {
+MUTANTS: dict[str, dict[str, Any]] = {
     "journal not synced": {"ignored": "journal sync"},
     "directory not synced": {"ignored": "directory sync"},
     "appended data not synced": {"covers": "old bytes only"},
@@ -313,7 +313,7 @@ MUTANTS = {
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_enumeration_catches_broken_protocol(path: Path, tmp_path: Path, mutant: str) -> None:
-    how: dict[str, Any] = MUTANTS[mutant]
+    how = MUTANTS[mutant]
     io = RecordingIO()
     contents = run_workload(path, io, kind=how.get("kind", CrashSafeFile))
     ignored = {
@@ -848,7 +848,11 @@ def test_power_cut_while_creating_or_replacing(tmp_path: Path) -> None:
     create(other, lambda temporary: build(temporary, bytes(16)), io=io)
     replace(other, path, io=io)
     io.mark("replaced")
-    allowed = {None: {None, FILE_ID}, "created": {FILE_ID, bytes(16)}, "replaced": {bytes(16)}}
+    allowed: dict[Any, set[bytes | None]] = {
+        None: {None, FILE_ID},
+        "created": {FILE_ID, bytes(16)},
+        "replaced": {bytes(16)},
+    }
     io.log.append(Op("nothing"))
     for state in crash_states(io.log):
         path = lay_out(state.image, tmp_path / "crash")
