@@ -76,6 +76,11 @@ def speedup(what: str, result: Duel, at_least: float | None = None) -> Row:
     return Row(what, ours, peer, f"{spread(ratio)} faster", goal, met)
 
 
+def without_goals(table: Table) -> Table:
+    """Leave out the goals, which hold for the full sizes only."""
+    return replace(table, rows=[replace(row, goal="", met=None) for row in table.rows])
+
+
 def within(what: str, result: Duel, limit: float) -> Row:
     """How many times faster than the peer, where the goal is a time in seconds."""
     row = speedup(what, result)

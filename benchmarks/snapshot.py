@@ -20,15 +20,15 @@ NAME = "snapshot"
 
 def run(folder: Path, *, quick: bool) -> Table:
     """Write both files anew in every round, then read them."""
-    arrays = network(100 if quick else 1_000)
-    rounds = 1 if quick else 7
+    neurons, rounds = (100, 1) if quick else (1_000, 7)
+    arrays = network(neurons)
     ours, peer = folder / "snapshot.h5", folder / "snapshot-bare.h5"
     written = duel(
         lambda _: by_storage(ours, arrays), lambda _: by_h5py(peer, arrays), rounds=rounds
     )
     read = duel(lambda _: from_storage(ours), lambda _: from_h5py(peer), rounds=rounds)
     table = Table(
-        "A snapshot of 1,000 neurons and a plasticity trace",
+        f"A snapshot of {neurons:,} neurons and a plasticity trace",
         "Adjacency 0/1, weights log-normal and 10 % dense, states, and a dense random trace, from "
         "opening the file to closing it. The peer is h5py with gzip 6 and Fletcher-32.",
     )

@@ -15,7 +15,7 @@ import neurostore
 from benchmarks import trains
 from benchmarks.measure import duel
 from benchmarks.report import Table, within
-from neurostore.catalogue import Catalogue
+from neurostore.session import attach
 
 NAME = "range"
 KIND = "spike_train"
@@ -62,15 +62,15 @@ def linked(path: Path, records: int) -> Path:
     with neurostore.open(path, mode="x") as store:
         store.store(trains.labelled(0))
     with h5py.File(path, "r+") as h5file:
-        catalogue = Catalogue.read(h5file)
-        if catalogue is None:
-            raise RuntimeError(f"{path}: a file just written has no readable catalogue")
-        table = catalogue.tables[KIND]
-        rows = np.repeat(table.rows[:1], records - 1)
-        rows["timestamp"] = np.arange(1, records)
-        table.append(rows)
-        catalogue.write(h5file)
         group = h5file[trains.GROUP].id
         for k in range(1, records):
             group.links.create_hard(f"train_{float(k)!r}".encode(), group, b"train_0.0")
+    session = attach(path, "a")
+    with session.writing(timeout=10, durability="process") as catalogue:
+        table = catalogue.tables[KIND]
+        rows = np.repeat(table.rows[:1], records - 1)
+        rows["timestamp"] = rows["serial"] = np.arange(1, records)
+        catalogue.state["serial"] += len(rows)
+        table.append(rows)
+    session.close()
     return path

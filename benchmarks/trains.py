@@ -36,9 +36,10 @@ def columns(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def labelled(k: int) -> xr.Dataset:
     """Train ``k`` as the Dataset that neurostore stores; its timestamp is ``k``."""
     times, ids, amplitudes = columns(k)
-    return neurostore.spike_train(
+    ds: xr.Dataset = neurostore.spike_train(
         spike_times=times, neuron_ids=ids, spike_amplitudes=amplitudes, timestamp=float(k)
     )
+    return ds
 
 
 def bare(h5file: h5py.File, k: int) -> None:
