@@ -52,16 +52,22 @@ class Duel:
 
 
 def duel(
-    ours: Task, peer: Task, *, rounds: int, calls: int = 1, peer_calls: int | None = None
+    ours: Task,
+    peer: Task,
+    *,
+    rounds: int,
+    calls: int = 1,
+    peer_calls: int | None = None,
+    warm: bool = True,
 ) -> Duel:
     """Run ``calls`` of ours and ``peer_calls`` of the peer's in turn, ``rounds`` times.
 
-    Who goes first changes from round to round. One round before them is not counted: it fills
-    caches on both sides.
+    Who goes first changes from round to round. With ``warm``, a round before them is not
+    counted: it fills caches on both sides.
     """
     numbers = count(), count()
     result = Duel([], [])
-    for turn in range(rounds + 1):
+    for turn in range(0 if warm else 1, rounds + 1):
         sides = [
             (result.ours, ours, numbers[0], calls),
             (result.peer, peer, numbers[1], peer_calls or calls),

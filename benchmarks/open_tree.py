@@ -17,7 +17,7 @@ def run(folder: Path, *, quick: bool) -> Table:
     """The stock engine takes minutes on a file that ours opens in seconds, so it runs once."""
     records = 30 if quick else 1_000
     path = trains.store_file(folder, records)
-    result = duel(opening(path, "neurostore"), opening(path, "h5netcdf"), rounds=1)
+    result = duel(opening(path, "neurostore"), opening(path, "h5netcdf"), rounds=1, warm=False)
     table = Table(
         "Open the whole file as a tree",
         '`xr.open_datatree(path, engine="neurostore")`, nothing loaded. The peer is the stock '

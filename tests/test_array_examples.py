@@ -145,7 +145,7 @@ def session(
         with contextlib.redirect_stdout(printed):
             for line, code in blocks(document):
                 # The empty lines make a traceback name the line of the document.
-                exec(compile("\n" * line + code, document, "exec"), names)
+                exec(compile("\n" * line + code, document, "exec", dont_inherit=True), names)
         schedule = modules["schedule"]
         assert isinstance(schedule, Schedule)
         yield Session(names, printed.getvalue(), schedule)
@@ -245,10 +245,10 @@ def test_example_setup_file_monitoring(session: Session, caplog: pytest.LogCaptu
         return rotated[-1]
 
     def sleep(_: float) -> None:
-        """Return once; then end the thread, which is what SystemExit does there."""
+        """Return once; then hold the thread, which nobody waits for."""
         if next(naps, "over") == "over":
             done.set()
-            raise SystemExit
+            threading.Event().wait()
 
     full = SimpleNamespace(
         get_file_info=lambda: {**store.get_file_info(), "file_size_mb": 9500.0},
@@ -287,7 +287,7 @@ def test_example_analyze_network_evolution(session: Session) -> None:
 def test_example_implement_data_lifecycle(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old = session.store.store_homeostatic_trace(400.0, np.ones(3), "old")
+    old = session.store.store_homeostatic_trace(1.5e9, np.ones(3), "old")
     new = session.store.store_homeostatic_trace(time.time(), np.ones(3), "new")
     session["implement_data_lifecycle"]()
     assert list(session.schedule.jobs) == ["day", "sunday", "month"]
