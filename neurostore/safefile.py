@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import h5py
-import numpy as np
 
 from neurostore.errors import ClosedError, StoreError
 from neurostore.journal import (
@@ -222,24 +221,28 @@ class Overlay(_View):
             self._io.close(fd)
 
 
-# Runs of changed bytes hold gaps of up to 48 unchanged ones: an extent costs 12 bytes and a system
-# call, so two runs nearby are cheaper as one.
-_GAP: Final = 48
+# Bytes are compared by blocks: two changes nearby are cheaper as one run, because each costs 12
+# bytes of journal and a system call, and 64 slices of a page take a tenth of NumPy's time for it.
+_BLOCK: Final = 64
 _BIG_JOURNAL: Final = 1 << 22
 
 
-def _runs(starts: list[int], old: bytes, news: list[bytearray]) -> Extents:
-    """Give the differing runs of some pieces of the file, which begin at ``starts``."""
-    new = b"".join(news)
-    differs = np.flatnonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
-    bounds = np.cumsum([0, *map(len, news)])
-    piece = np.searchsorted(bounds, differs, side="right") - 1
-    cuts = np.flatnonzero((np.diff(differs) > _GAP) | (np.diff(piece) > 0)) + 1
-    first = [0, *cuts.tolist()]
-    last = [*(cuts - 1).tolist(), -1]
-    shift = (np.asarray(starts) - bounds[:-1])[piece[first]].tolist()
-    runs = zip(differs[first].tolist(), differs[last].tolist(), shift, strict=True)
-    return [(low + by, new[low : high + 1]) for low, high, by in runs]
+def _runs(start: int, old: bytes, new: bytes) -> Extents:
+    """Give the differing runs of one piece of the file, which begins at ``start``."""
+    runs: Extents = []
+    begin = -1
+    for at in range(0, len(new) + _BLOCK, _BLOCK):
+        if old[at : at + _BLOCK] != new[at : at + _BLOCK]:
+            begin = at if begin < 0 else begin
+        elif begin >= 0:
+            changed = int.from_bytes(old[begin:at], "little") ^ int.from_bytes(
+                new[begin:at], "little"
+            )
+            low = begin + ((changed & -changed).bit_length() - 1) // 8
+            high = begin + (changed.bit_length() + 7) // 8
+            runs.append((start + low, new[low:high]))
+            begin = -1
+    return runs
 
 
 class CrashSafeFile(_View):
@@ -405,28 +408,19 @@ class CrashSafeFile(_View):
 
     def _differences(self) -> Extents:
         """Find the runs of bytes that differ from the committed file."""
-        pages = sorted(self._changed.pages)
-        extents = []
+        extents: Extents = []
         try:
-            for at in range(0, len(pages), 256):
-                extents += self._compare(pages[at : at + 256])
+            for page in sorted(self._changed.pages):
+                first, last = self._changed.spans[page]
+                start = page * _PAGE + first
+                new = bytes(self._changed.pages[page][first : min(last, self._end - page * _PAGE)])
+                old = read_all(self._io, self._fd, len(new), start)
+                if old != new:
+                    extents += _runs(start, old, new)
         except OSError as error:
             self._keep("reading back committed bytes", error)
             self.check()
         return extents
-
-    def _compare(self, pages: list[int]) -> Extents:
-        starts, olds, news = [], [], []
-        for page in pages:
-            first, last = self._changed.spans[page]
-            start = page * _PAGE + first
-            new = self._changed.pages[page][first : min(last, self._end - page * _PAGE)]
-            old = read_all(self._io, self._fd, len(new), start)
-            if old != new:
-                starts.append(start)
-                olds.append(old)
-                news.append(new)
-        return _runs(starts, b"".join(olds), news) if starts else []
 
     def _describe(self, extents: Extents) -> Journal:
         state = self.pread(STATE_SIZE, self._state_offset)

@@ -544,7 +544,7 @@ def test_recovery_on_a_full_disk_can_be_repeated(path: Path) -> None:
             break
         assert recover(path, settle=True)
         assert path.read_bytes() == after
-    assert at > 5
+    assert at > 4
 
 
 def test_read_error_is_kept_for_check(path: Path) -> None:
