@@ -179,7 +179,9 @@ class DataArrayNeuro(_Neuro):
 
 
 _RECORD_ATTRS = frozenset(
-    {"kind"} | {k.label for k in schema.KINDS.values() if k.label} | {k.details for k in schema.KINDS.values()}
+    {"kind"}
+    | {k.label for k in schema.KINDS.values() if k.label}
+    | {k.details for k in schema.KINDS.values()}
 )
 
 
@@ -194,4 +196,3 @@ class DataTreeNeuro(_Neuro):
     def store(self, path: PathLike | None = None, **settings: Any) -> dict[str, str]:
         """Store every node that is a record; return the ids by node path."""
         return self._store(path, "a", **settings).store_tree(self._obj)
-

@@ -216,5 +216,3 @@ def _picked_shape(shape: Sequence[int], key: Key) -> tuple[int, ...]:
 def lazy(dims: Sequence[str], array: _Adapted, attrs: dict[str, Any] | None = None) -> xr.Variable:
     """Return a Variable whose values are read when they are asked for."""
     return xr.Variable(tuple(dims), indexing.LazilyIndexedArray(array), attrs, fastpath=True)
-
-

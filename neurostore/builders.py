@@ -281,9 +281,7 @@ def _signature(kind: Kind) -> inspect.Signature:
         parameters.append(inspect.Parameter(kind.label, either, default=default, annotation="str"))
     parameters.append(inspect.Parameter("timestamp", keyword, annotation="TimeLike"))
     for name, annotation in _options(kind):
-        parameters.append(
-            inspect.Parameter(name, keyword, default=None, annotation=annotation)
-        )
+        parameters.append(inspect.Parameter(name, keyword, default=None, annotation=annotation))
     return inspect.Signature(parameters, return_annotation="xarray.Dataset")
 
 
@@ -302,7 +300,10 @@ def _documentation(kind: Kind) -> str:
         lines += [f"{rule.name}", f"    {_described(kind, rule)}"]
     if kind.label is not None:
         lines += [kind.label, "    str: any text but the empty one; it becomes part of the id."]
-    lines += ["timestamp", "    Seconds (float), datetime (naive means UTC), datetime64 or ISO text."]
+    lines += [
+        "timestamp",
+        "    Seconds (float), datetime (naive means UTC), datetime64 or ISO text.",
+    ]
     lines += [kind.details, "    What JSON can say, kept with the record."]
     lines += ["coords", "    Further coordinates, as ``xarray.Dataset.assign_coords`` takes them."]
     if kind.unit_of is not None:

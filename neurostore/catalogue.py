@@ -540,9 +540,7 @@ def _scale(group: h5g.GroupID, link: bytes, size: int | None, number: int) -> h5
         properties.set_chunk((1024,))
     space = h5s.create_simple((size or 0,), (h5s.UNLIMITED if size is None else size,))
     scale = h5d.create(group, link, h5t.IEEE_F32BE, space, properties)
-    h5py.h5ds.set_scale(
-        scale, b"This is a netCDF dimension but not a netCDF variable.         0"
-    )
+    h5py.h5ds.set_scale(scale, b"This is a netCDF dimension but not a netCDF variable.         0")
     h5attrs.write(scale, h5attrs.pack("_Netcdf4Dimid", np.int32(number)))
     return scale
 

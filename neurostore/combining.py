@@ -161,7 +161,10 @@ def _empty(kind: Kind) -> xr.Dataset:
         empty = np.empty(0)
         ds = ds.assign(row_size=(RECORD, np.empty(0, np.int64), _ROW_SIZE_ATTRS))
         columns = {
-            row.name: (row.dims[0], empty.astype(np.int64 if "u" in row.kinds and "f" not in row.kinds else np.float64))
+            row.name: (
+                row.dims[0],
+                empty.astype(np.int64 if "u" in row.kinds and "f" not in row.kinds else np.float64),
+            )
             for row in kind.variables
             if row.required
         }
@@ -244,7 +247,8 @@ def _variable_difference(
     if first.dims != other.dims:
         return f"has {name!r} with dims {other.dims}, expected {first.dims}"
     sizes = [
-        (a, b) for a, b, dim in zip(first.shape, other.shape, first.dims, strict=True)
+        (a, b)
+        for a, b, dim in zip(first.shape, other.shape, first.dims, strict=True)
         if dim != kind.elastic and a != b
     ]
     if sizes:
@@ -266,7 +270,11 @@ def _common(*dtypes: np.dtype[Any]) -> np.dtype[Any] | None:
         joint = np.result_type(*dtypes)
     except TypeError:
         return None
-    return joint if all(np.can_cast(dtype, joint, "safe") and _exact(dtype, joint) for dtype in dtypes) else None
+    return (
+        joint
+        if all(np.can_cast(dtype, joint, "safe") and _exact(dtype, joint) for dtype in dtypes)
+        else None
+    )
 
 
 def _exact(dtype: np.dtype[Any], joint: np.dtype[Any]) -> bool:
@@ -278,7 +286,11 @@ def _exact(dtype: np.dtype[Any], joint: np.dtype[Any]) -> bool:
 
 
 def _stacked(found: _Range) -> xr.Dataset:
-    odd = found.differing() if any(v.ndim for v in found.reference.ds.coords.variables.values()) else None
+    odd = (
+        found.differing()
+        if any(v.ndim for v in found.reference.ds.coords.variables.values())
+        else None
+    )
     if odd is not None and found.join == "exact":
         raise MisalignedRecordsError(
             f"{found.kind.name}: the labels of {odd.id!r} are not those of "
@@ -328,8 +340,13 @@ def _aligned(found: _Range) -> xr.Dataset:
     for ds in datasets:
         ds.attrs = {}
     joined = xr.concat(
-        datasets, dim=RECORD, join=found.join, combine_attrs="drop_conflicts",
-        data_vars="all", coords="different", compat="equals",
+        datasets,
+        dim=RECORD,
+        join=found.join,
+        combine_attrs="drop_conflicts",
+        data_vars="all",
+        coords="different",
+        compat="equals",
     )
     return joined.assign_coords(_coords(found))
 
@@ -411,9 +428,7 @@ def _united(found: _Range) -> xr.Dataset:
         key: np.array([position[label] for label in labels], np.intp)
         for key, labels in by_labels.items()
     }
-    chosen = [
-        columns[(m.structure, m.labels) if m.structure else m.id] for m in found.members
-    ]
+    chosen = [columns[(m.structure, m.labels) if m.structure else m.id] for m in found.members]
     data: dict[str, xr.Variable] = {}
     for name, variable in found.variables(scalar=False).items():
         if name != dim:

@@ -6,13 +6,14 @@ with a fixed length, because HDF5 keeps no checksum over strings of varying leng
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import h5py
 import numpy as np
 from h5py import h5a, h5s, h5t
 
-__all__ = ["Packed", "overwrite", "pack", "read_all", "read_one", "write"]
+__all__ = ["Packed", "fill", "overwrite", "pack", "read_all", "read_one", "reserve", "write"]
 
 #: Name, value and whether the value is text: an attribute ready to be written.
 Packed = tuple[bytes, Any, bool]
@@ -54,15 +55,27 @@ def write(location: Any, attribute: Packed) -> None:
     h5a.create(location, name, h5t.py_create(array.dtype), space).write(array)
 
 
+def reserve(location: Any, name: bytes, size: int) -> None:
+    """Create a text attribute with room for ``size`` bytes, for :func:`fill` to write."""
+    h5a.create(location, name, _text_type(size), _SCALAR)
+
+
+def fill(location: Any, name: bytes, text: bytes, size: int) -> None:
+    """Write text into the ``size`` bytes reserved for it; NULs fill the rest."""
+    h5a.open(location, name).write(np.array(text, f"S{size}"), _text_type(size))
+
+
 def overwrite(location: Any, name: bytes, values: np.ndarray[Any, Any]) -> None:
     """Give an existing numeric attribute of the same shape new values."""
     h5a.open(location, name).write(values)
 
 
+@lru_cache(maxsize=256)
 def _text_type(size: int) -> Any:
     kind = h5t.C_S1.copy()
     kind.set_size(max(1, size))
     kind.set_cset(h5t.CSET_UTF8)
+    kind.set_strpad(h5t.STR_NULLPAD)
     return kind
 
 

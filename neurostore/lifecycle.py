@@ -49,7 +49,9 @@ def expired(
     if kept:
         _log.warning(
             "%s: %d records have timestamps before 1980 and were kept as model time; "
-            "model_time=True removes them too", session.path, kept,
+            "model_time=True removes them too",
+            session.path,
+            kept,
         )
     return found
 

@@ -50,7 +50,10 @@ def _hits(
             if len(rows):
                 moments = held.tables[wanted.name].rows["timestamp"][rows].tolist()
                 found.append(
-                    [_Hit(member, wanted, row, t) for row, t in zip(rows.tolist(), moments, strict=True)]
+                    [
+                        _Hit(member, wanted, row, t)
+                        for row, t in zip(rows.tolist(), moments, strict=True)
+                    ]
                 )
     if len(found) == 1:
         yield from found[0]
@@ -140,9 +143,7 @@ def _member(hit: _Hit) -> Member:
     )
 
 
-def catalogue(
-    session: Session, kind: Any, start: Any, end: Any, name: str | None
-) -> xr.Dataset:
+def catalogue(session: Session, kind: Any, start: Any, end: Any, name: str | None) -> xr.Dataset:
     """Return the table of records as a Dataset along ``record``."""
     found = list(_hits(session, kind, start, end, name))
     columns: dict[str, list[Any]] = {"kind": [], "name": [], "length": [], "stored_bytes": []}
@@ -156,7 +157,11 @@ def catalogue(
     moments = np.array([hit.timestamp for hit in found], np.float64)
     coords = over_records(None, [_id(hit) for hit in found], moments, [])
     data = {
-        key: (RECORD, np.array(values, np.str_ if key in ("kind", "name") else np.int64), _NOTES[key])
+        key: (
+            RECORD,
+            np.array(values, np.str_ if key in ("kind", "name") else np.int64),
+            _NOTES[key],
+        )
         for key, values in columns.items()
     }
     ds = xr.Dataset(data, coords, {"title": "records of a neurostore file"})

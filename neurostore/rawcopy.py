@@ -106,9 +106,10 @@ def _address(dataset: h5d.DatasetID) -> int:
 def _copy_values(source: h5d.DatasetID, target: h5d.DatasetID) -> None:
     if source.get_create_plist().get_layout() == h5d.CHUNKED:
         for number in range(source.get_num_chunks()):
-            offset = source.get_chunk_info(number).chunk_offset
-            mask, raw = source.read_direct_chunk(offset)
-            target.write_direct_chunk(offset, raw, filter_mask=mask)
+            # HDF5 2.0 gives the filter mask right here, and 0 from read_direct_chunk.
+            info = source.get_chunk_info(number)
+            _, raw = source.read_direct_chunk(info.chunk_offset)
+            target.write_direct_chunk(info.chunk_offset, raw, filter_mask=info.filter_mask)
         return
     if source.get_storage_size() == 0 or 0 in source.shape:
         return

@@ -104,19 +104,24 @@ def _dimensions(items: Sequence[_Item], kind: Kind | None) -> dict[bytes, tuple[
     reference makes it search the whole file.
     """
     by_address = {item.address: item.name for item in items if item.is_scale}
-    by_number = {
-        int(number): item.name
-        for item in items
-        if item.is_scale
-        and (number := h5attrs.read_one(item.dataset, b"_Netcdf4Dimid")) is not None
-    } if any(item.is_scale and item.dataset.rank > 1 for item in items) else {}
+    by_number = (
+        {
+            int(number): item.name
+            for item in items
+            if item.is_scale
+            and (number := h5attrs.read_one(item.dataset, b"_Netcdf4Dimid")) is not None
+        }
+        if any(item.is_scale and item.dataset.rank > 1 for item in items)
+        else {}
+    )
     dims = {item.link: _dims_of(item, by_address, by_number) for item in items}
     bare_names = {item.link.decode().removeprefix(_NON_COORD): item for item in items}
     if any(None in found for found in dims.values()):
         defaults = default_dims({name: it.dataset.shape for name, it in bare_names.items()}, kind)
         for name, item in bare_names.items():
             dims[item.link] = tuple(
-                known or default for known, default in zip(dims[item.link], defaults[name], strict=True)
+                known or default
+                for known, default in zip(dims[item.link], defaults[name], strict=True)
             )
     return {link: tuple(str(dim) for dim in found) for link, found in dims.items()}
 
@@ -213,9 +218,7 @@ def record(parts: Sequence[Part], kind: Kind, timestamp: float, name: str) -> xr
     return dataset(variables, coordinates, attrs, kind)
 
 
-def _add_times(
-    variables: dict[str, xr.Variable], coordinates: set[str], timestamp: float
-) -> None:
+def _add_times(variables: dict[str, xr.Variable], coordinates: set[str], timestamp: float) -> None:
     stored = variables.get(schema.TIMESTAMP)
     attrs = stored.attrs if stored is not None else schema.TIMESTAMP_ATTRS
     variables[schema.TIMESTAMP] = xr.Variable((), timestamp, attrs)

@@ -391,9 +391,7 @@ def _timestamp_column(timestamp: float, columns: list[Column]) -> Column:
     return Column(schema.TIMESTAMP, schema.TIMESTAMP, (), np.asarray(timestamp), attrs, True)
 
 
-def _piece(
-    path: str, columns: list[Column], kind: Kind, name: str, attrs: dict[str, Any]
-) -> Piece:
+def _piece(path: str, columns: list[Column], kind: Kind, name: str, attrs: dict[str, Any]) -> Piece:
     stamped: dict[str, Any] = {"kind": kind.name, "schema_version": schema.SCHEMA_VERSION}
     if kind.label is not None:
         stamped[kind.label] = name

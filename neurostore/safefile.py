@@ -295,8 +295,23 @@ class CrashSafeFile(_View):
         self._state_offset = state_offset
         self._end = self._eoa = io.size(self._fd)
         self._state = read_all(io, self._fd, STATE_SIZE, state_offset)
-        # A journal that recovery applied: its bytes are on the medium after the next sync.
-        self._unsettled = os.path.lexists(self._journal_path)
+        self._named = False  # whether the journal's name is on the medium
+        self._unsettled = self._adopt_journal()
+
+    def _adopt_journal(self) -> bool:
+        """Take over a journal that recovery applied; the next sync brings its bytes to the medium.
+
+        It is remembered, so that `moved` notices when another writer leaves one in its place.
+        """
+        try:
+            self._journal_fd = open_sidecar(self._io, self._journal_path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        except BaseException:
+            self.release()
+            raise
+        self._journal_head = self._io.pread(self._journal_fd, HEADER.size, 0)
+        return True
 
     # -- callbacks of HDF5 ------------------------------------------------------------------------
 
@@ -453,29 +468,31 @@ class CrashSafeFile(_View):
     def _write_journal(self, blob: bytes) -> None:
         io = self._io
         self._doing = "opening the journal"
-        created = self._open_journal()
+        self._open_journal()
         self._doing, self._begun = "writing the journal", "journal"
         self._journal_head = blob[: HEADER.size]
         self._unsettled = True
-        if not created and io.size(self._journal_fd) > max(_BIG_JOURNAL, len(blob)):
+        if io.size(self._journal_fd) > max(_BIG_JOURNAL, len(blob)):
             io.truncate(self._journal_fd, len(blob))
         write_all(io, self._journal_fd, blob, 0)
         if self._power:
             self._doing = "syncing the journal"
             io.sync(self._journal_fd)
-            if created:
+            if not self._named:
                 self._doing = "syncing the directory of the journal"
                 io.sync_directory(os.path.dirname(self._journal_path))
+                self._named = True
 
-    def _open_journal(self) -> bool:
-        """Have the journal at its path open; whether its name may not be on the medium yet."""
+    def _open_journal(self) -> None:
+        """Have the file at the journal's path open."""
         if self._journal_fd >= 0:
             if _is_at(self._journal_path, self._journal_fd):
-                return False
+                return
             self._close_journal()
+        self._named = False
         mode = stat.S_IMODE(os.fstat(self._fd).st_mode) & 0o666
-        self._journal_fd = open_sidecar(self._io, self._journal_path, os.O_RDWR | os.O_CREAT, mode)
-        return True
+        flags = os.O_RDWR | os.O_CREAT
+        self._journal_fd = open_sidecar(self._io, self._journal_path, flags, mode)
 
     def _apply(self, journal: Journal) -> None:
         journal.apply(self._io, self._fd)
@@ -509,7 +526,7 @@ class CrashSafeFile(_View):
         except FileNotFoundError:
             return False
         if self._journal_fd < 0:
-            return there.st_size > 0 and not self._unsettled
+            return there.st_size > 0
         if not _is_at(self._journal_path, self._journal_fd):
             return True
         return self._io.pread(self._journal_fd, HEADER.size, 0) != self._journal_head

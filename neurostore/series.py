@@ -26,8 +26,9 @@ def members(session: Session) -> Iterator[Session]:
         try:
             yield attach(path, "r")
         except StoreNotFoundError:
-            _log.warning("%s: the rotated file %s is not there; its records are left out",
-                         session.path, path)
+            _log.warning(
+                "%s: the rotated file %s is not there; its records are left out", session.path, path
+            )
 
 
 def find(session: Session, record_id: str) -> tuple[Session, Entry] | None:

@@ -43,6 +43,7 @@ from neurostore.tree import H5File
 
 __all__ = ["RecordSource", "Session", "attach", "close_all"]
 
+
 class Session:
     """One open file of this process.
 
@@ -375,9 +376,7 @@ class Session:
     def _look(self, h5file: H5File, entry: Entry) -> dict[str, reading.Part]:
         held = self.catalogue
         serial = int(held.tables[entry.kind.name].rows["serial"][entry.row])
-        source = RecordSource(
-            str(self.path), held.file_id, entry.id, serial, held.state["epoch"]
-        )
+        source = RecordSource(str(self.path), held.file_id, entry.id, serial, held.state["epoch"])
         addresses = [f"{part.path}/{entry.id}" for part in entry.kind.parts]
         try:
             return {
@@ -535,9 +534,7 @@ def attach(path: Path, mode: str) -> Session:
         key = _key(path)
         if key is None:
             if mode == "r":
-                raise StoreNotFoundError(
-                    f"{path}: there is no such file; mode 'a' would make one"
-                )
+                raise StoreNotFoundError(f"{path}: there is no such file; mode 'a' would make one")
             create(path)
             key = _key(path)
             assert key is not None
@@ -585,9 +582,7 @@ def _forget(session: Session) -> None:
 def create(path: Path) -> None:
     """Make an empty store at ``path``, whole or not at all."""
     if not path.parent.is_dir():
-        raise StoreNotFoundError(
-            f"{path}: the folder {path.parent} does not exist; make it first"
-        )
+        raise StoreNotFoundError(f"{path}: the folder {path.parent} does not exist; make it first")
     try:
         osio.create(path, tree.build)
     except PermissionError as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5ds, h5g, h5o, h5p, h5s, h5t
+from h5py import h5a, h5d, h5ds, h5g, h5o, h5p, h5s, h5t
 
 from neurostore import filters, h5attrs, names
 from neurostore.filters import Pipeline
@@ -30,6 +30,7 @@ __all__ = ["Layout", "Stamped", "Stencils"]
 _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.         0"
 #: Prefix for a variable that has the name of a dimension it does not label (netCDF-C, nc4hdf.c).
 _NON_COORD = "_nc4_non_coord_"
+_REFERENCES = h5t.vlen_create(h5t.STD_REF_OBJ)
 #: Every chunk is written once and whole: a chunk cache would only hold it back.
 _UNCACHED = h5p.create(h5p.DATASET_ACCESS)
 _UNCACHED.set_chunk_cache(0, 0, 1.0)
@@ -68,6 +69,8 @@ class _Plan:
     dims: tuple[_Dim, ...]
     slots: tuple[_Slot, ...]
     attrs: tuple[Packed, ...]
+    #: Bytes kept free for the id: room in the object header costs less than a second piece of it.
+    id_room: int
 
     def scale_slot(self, axis: int) -> int | None:
         """Position of the variable that is the scale of a dimension, if one is."""
@@ -140,7 +143,7 @@ class Stencils:
         first_number
             The first free netCDF dimension number of the file.
         """
-        plan = _plan(piece, layout, elastic)
+        plan = _plan(piece, layout, elastic, -(-len(leaf) // 16) * 16)
         stencil = self._made.get(plan)
         if stencil is None:
             stencil = self._make(plan)
@@ -148,6 +151,7 @@ class Stencils:
             self._made.move_to_end(plan)
         h5o.copy(self._file.id, stencil.name, parent, leaf)
         group = h5g.open(parent, leaf)
+        h5attrs.fill(group, b"id", leaf, plan.id_room)
         for name, value in varying.items():
             h5attrs.write(group, h5attrs.pack(name, value))
         stored = _fill(group, stencil, plan, piece.columns, first_number)
@@ -164,7 +168,7 @@ class Stencils:
         return stencil
 
 
-def _plan(piece: Piece, layout: Layout, elastic: str | None) -> _Plan:
+def _plan(piece: Piece, layout: Layout, elastic: str | None, id_room: int) -> _Plan:
     sizes: dict[str, int] = {}
     for column in piece.columns:
         sizes.update(zip(column.dims, column.values.shape, strict=True))
@@ -184,13 +188,14 @@ def _plan(piece: Piece, layout: Layout, elastic: str | None) -> _Plan:
     attrs = [h5attrs.pack(key, piece.attrs[key]) for key in ("kind", "schema_version")]
     if piece.coordinates:
         attrs.append(h5attrs.pack("coordinates", " ".join(piece.coordinates)))
-    return _Plan(dims, slots, tuple(attrs))
+    return _Plan(dims, slots, tuple(attrs), id_room)
 
 
 def _is_elastic(piece: Piece, elastic: str | None, length: int) -> bool:
     """Short records are stored exactly, in the object header; long ones by size class."""
     return elastic is not None and any(
-        elastic in column.dims and column.values.nbytes > filters.COMPACT_BYTES for column in piece.columns
+        elastic in column.dims and column.values.nbytes > filters.COMPACT_BYTES
+        for column in piece.columns
     )
 
 
@@ -224,6 +229,7 @@ def _draw(h5file: h5py.File, name: bytes, plan: _Plan) -> _Stencil:
     group = h5g.create(h5file.id, name, gcpl=properties)
     for attribute in plan.attrs:
         h5attrs.write(group, attribute)
+    h5attrs.reserve(group, b"id", plan.id_room)
     scales = {plan.scale_slot(axis) for axis in range(len(plan.dims))} - {None}
     for number, slot in enumerate(plan.slots):
         _draw_variable(group, slot, plan, number in scales)
@@ -263,6 +269,9 @@ def _draw_variable(group: h5g.GroupID, slot: _Slot, plan: _Plan, is_scale: bool)
     dataset = h5d.create(group, slot.link.encode(), h5t.py_create(dtype), space, properties)
     for attribute in slot.attrs:
         h5attrs.write(dataset, attribute)
+    if slot.axes and not is_scale:
+        # Empty, for attach_scale to fill: the reference itself cannot be copied.
+        h5a.create(dataset, b"DIMENSION_LIST", _REFERENCES, h5s.create_simple((len(slot.axes),)))
     if is_scale:
         h5ds.set_scale(dataset, slot.link.encode())
         _number(dataset, 0)

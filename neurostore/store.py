@@ -138,7 +138,9 @@ class Store:
     @contextmanager
     def _writing(self) -> Iterator[Session]:
         if self.mode == "r":
-            raise ReadOnlyError(f"{self.path}: opened with mode 'r'; open it with mode 'a' to write")
+            raise ReadOnlyError(
+                f"{self.path}: opened with mode 'r'; open it with mode 'a' to write"
+            )
         session = self._session()
         with session.writing(timeout=self._timeout, durability=self._durability):
             yield session
@@ -348,7 +350,9 @@ class Store:
     @contextmanager
     def _exclusive(self) -> Iterator[Session]:
         if self.mode == "r":
-            raise ReadOnlyError(f"{self.path}: opened with mode 'r'; open it with mode 'a' to write")
+            raise ReadOnlyError(
+                f"{self.path}: opened with mode 'r'; open it with mode 'a' to write"
+            )
         session = self._session()
         with session.exclusive(timeout=self._timeout, durability=self._durability):
             yield session

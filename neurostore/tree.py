@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -51,7 +51,7 @@ __all__ = [
     "top_groups",
 ]
 
-H5File = h5py.File
+H5File: TypeAlias = h5py.File
 
 #: Where removed records wait for compaction.
 REMOVED = "catalogue/removed"
@@ -229,7 +229,7 @@ class Stamper:
             self._parent(piece.path),
             record_id.encode(),
             piece,
-            {"id": record_id, **rest},
+            rest,
             layout,
             elastic,
             first_number,
@@ -267,7 +267,9 @@ def set_aside(h5file: H5File, address: str, number: int, position: int) -> None:
     h5file.id.links.move(address.encode(), h5file.id, target, lcpl=_with_parents())
 
 
-def read_values(h5file: H5File, where: str, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
+def read_values(
+    h5file: H5File, where: str, address: str, selection: Key | None
+) -> np.ndarray[Any, Any]:
     """Return values of one dataset as they are on disk; ``where`` names the file in errors."""
     try:
         dataset = h5d.open(h5file.id, address.encode())

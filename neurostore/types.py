@@ -64,7 +64,8 @@ _VIA_UINT8 = frozenset({"uint4", "uint2"})
 _EXTENDED = {
     name: np.dtype(getattr(ml_dtypes, name))
     for name in dir(ml_dtypes)
-    if name.startswith(("bfloat16", "float", "int", "uint")) and isinstance(getattr(ml_dtypes, name), type)
+    if name.startswith(("bfloat16", "float", "int", "uint"))
+    and isinstance(getattr(ml_dtypes, name), type)
 }
 
 
@@ -183,7 +184,9 @@ def _text_to_stored(array: np.ndarray[Any, Any]) -> Stored:
         packed = array
     width = max(1, packed.dtype.itemsize)
     packed = np.ascontiguousarray(packed.astype(f"S{width}")).reshape(array.shape)
-    chars = packed.reshape((*array.shape, 1)).view("S1") if array.ndim else packed.reshape(1).view("S1")
+    chars = (
+        packed.reshape((*array.shape, 1)).view("S1") if array.ndim else packed.reshape(1).view("S1")
+    )
     return Stored(chars, attrs, extra_dims=(f"string{width}",))
 
 
@@ -245,7 +248,9 @@ def _text_from_stored(chars: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if not chars.size:
         return np.empty(shape, f"U{max(1, width)}")
     packed = np.ascontiguousarray(chars).view(f"S{width}").reshape(shape)
-    return np.asarray(np.char.decode(packed, "utf-8")).reshape(shape).astype(f"U{width}", copy=False)
+    return (
+        np.asarray(np.char.decode(packed, "utf-8")).reshape(shape).astype(f"U{width}", copy=False)
+    )
 
 
 def to_json(value: Any, where: str = "metadata") -> str:
@@ -308,7 +313,13 @@ def attrs_to_stored(
 
 
 def _is_native(name: str, value: Any) -> bool:
-    if name in RESERVED_ATTRS or not name or "/" in name or "\0" in name or len(name.encode()) > 200:
+    if (
+        name in RESERVED_ATTRS
+        or not name
+        or "/" in name
+        or "\0" in name
+        or len(name.encode()) > 200
+    ):
         return False
     if isinstance(value, str):
         return "\0" not in value
