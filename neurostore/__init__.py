@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neurostore import accessor as _accessor  # registers .neuro with xarray
+from neurostore import accessor as accessor  # registers .neuro with xarray
 from neurostore._version import __version__
 from neurostore.builders import (  # type: ignore[attr-defined]
     attention_maps,
@@ -41,7 +41,7 @@ from neurostore.hdf5_storage import (
 )
 from neurostore.index import EventIndex
 from neurostore.schema import KINDS
-from neurostore.store import Store, open
+from neurostore.store import Store, open  # noqa: A004 (neurostore.open, as gzip.open)
 
 __all__ = [
     "HDF5_AVAILABLE",

@@ -122,7 +122,7 @@ class _Neuro:
         self._store(path, "a").compact()
 
 
-@xr.register_dataset_accessor("neuro")
+@xr.register_dataset_accessor("neuro")  # type: ignore[no-untyped-call]
 class DatasetNeuro(_Neuro):
     """``ds.neuro``: store this record, or ask the file that it came from."""
 
@@ -159,7 +159,7 @@ class DatasetNeuro(_Neuro):
         return to_jax(self._dataset())
 
 
-@xr.register_dataarray_accessor("neuro")
+@xr.register_dataarray_accessor("neuro")  # type: ignore[no-untyped-call]
 class DataArrayNeuro(_Neuro):
     """``da.neuro``: the same for one variable that is a record by itself."""
 
@@ -185,7 +185,7 @@ _RECORD_ATTRS = frozenset(
 )
 
 
-@xr.register_datatree_accessor("neuro")
+@xr.register_datatree_accessor("neuro")  # type: ignore[no-untyped-call]
 class DataTreeNeuro(_Neuro):
     """``tree.neuro``: store every record of a tree in one commit."""
 

@@ -192,7 +192,7 @@ class Catalogue:
         return free, free
 
     def _has(self, record_id: str, timestamp: float) -> bool:
-        """A timestamp beyond all others leaves only ids that do not follow from it."""
+        """Tell whether an id is taken; beyond the latest time only ids of their own can be."""
         if record_id in self._explicit:
             return True
         return timestamp <= self._latest and bool(self._matches(record_id))
@@ -622,7 +622,7 @@ def _add_found(found: Catalogue, kind: Kind, leaf: str, row: Mapping[str, Any]) 
 
 
 def _foreign_row(parent: h5py.Group, leaf: str, kind: Kind) -> dict[str, Any] | None:
-    """What can be told of a record without reading it; None for what is no record."""
+    """Return what can be told of a record without reading it; None for what is no record."""
     if parent.get(leaf, getlink=True).__class__ is not h5py.HardLink:
         return None
     item = parent[leaf]

@@ -3,20 +3,22 @@
 ::
 
     HDF5StorageError
-    ├── RecordError                     the data that was handed in, or asked for
-    │   ├── ValidationError             also ValueError      a Dataset, array or argument is not a record
-    │   ├── RecordNotFoundError         also KeyError        no record has this id
-    │   ├── AmbiguousRecordError        also KeyError        several records of a foreign file have it
-    │   └── MisalignedRecordsError      also ValueError      records that cannot be put into one Dataset
-    ├── StoreError                      the file as a whole
-    │   ├── StoreNotFoundError          also FileNotFoundError
-    │   ├── StoreExistsError            also FileExistsError
-    │   ├── NotAStoreError              also OSError         a directory, or not HDF5
-    │   ├── ReadOnlyError               also PermissionError
-    │   ├── ClosedError                 also ValueError      the store was closed
-    │   ├── LockTimeoutError            also TimeoutError    another writer holds the file
-    │   └── WriteError                  also OSError         the disk refused; nothing committed is lost
-    └── DamagedError                    also OSError         stored bytes fail their checksum
+    ├── RecordError                the data that was handed in, or asked for
+    │   ├── ValidationError        ValueError: an argument or Dataset is not a record
+    │   ├── RecordNotFoundError    KeyError: no record has this id
+    │   ├── AmbiguousRecordError   KeyError: several records of a foreign file have it
+    │   └── MisalignedRecordsError ValueError: records that one Dataset cannot hold
+    ├── StoreError                 the file as a whole
+    │   ├── StoreNotFoundError     FileNotFoundError
+    │   ├── StoreExistsError       FileExistsError
+    │   ├── NotAStoreError         OSError: a directory, or not HDF5
+    │   ├── ReadOnlyError          PermissionError
+    │   ├── ClosedError            ValueError: the store was closed
+    │   ├── LockTimeoutError       TimeoutError: another writer holds the file
+    │   └── WriteError             OSError: the disk refused; nothing committed is lost
+    └── DamagedError               OSError: stored bytes fail their checksum
+
+The class after each name is the builtin that it also derives from.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def _details(value: Any, what: str) -> str:
 
 
 def _drop_derived_time(variables: dict[Hashable, xr.Variable], timestamp: float | None) -> None:
-    """The decoded ``time`` follows from the timestamp, so it is not stored a second time."""
+    """Leave out the decoded ``time``, which follows from the timestamp."""
     variable = variables.get(schema.TIME)
     if timestamp is None or variable is None or variable.ndim or variable.dtype.kind != "M":
         return

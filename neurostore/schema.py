@@ -271,7 +271,7 @@ _COMPRESSED = Kind(
             ),
         ),
     ),
-    example="data=np.arange(6, dtype='u1'), compression_params={'algorithm': 'rle'}, timestamp=12.5",
+    example="data=np.arange(6), compression_params={'algorithm': 'rle'}, timestamp=12.5",
 )
 
 _RESERVOIR = Kind(
@@ -404,7 +404,7 @@ _METRICS = Kind(
             ),
         ),
     ),
-    example="values={'accuracy': 0.85, 'loss': 0.23}, task_type='classification', timestamp=12.5",
+    example="values={'accuracy': 0.85}, task_type='classification', timestamp=12.5",
 )
 
 #: The table.  Its order is the order in which things are listed.

@@ -37,6 +37,7 @@ from neurostore.errors import (
 )
 from neurostore.locks import FileLocks, hold_data_lock
 from neurostore.osio import Durability
+from neurostore.reading import Part
 from neurostore.records import Record
 from neurostore.stencil import Layout, Stencils
 from neurostore.tree import H5File
@@ -236,7 +237,9 @@ class Session:
 
     def commit(self) -> None:
         """Make everything written so far one durable step; the only place that does."""
-        assert self._writer is not None and self._file is not None and self._catalogue is not None
+        assert self._writer is not None
+        assert self._file is not None
+        assert self._catalogue is not None
         self._catalogue.write(self._writer, self._file)
         self._writer.flush()
         self._file.commit()
@@ -305,7 +308,7 @@ class Session:
 
         ``taken`` tells of ids that records elsewhere have.
         """
-        assert self._depth and self._writer is not None
+        assert self._writer is not None
         held = self.catalogue
         kind = record.kind
         record_id, leaf = held.claim(kind, record.name, record.timestamp, taken)
@@ -337,7 +340,7 @@ class Session:
 
     def remove(self, entry: Entry) -> None:
         """Take one record out of the tree, inside :meth:`writing`."""
-        assert self._depth and self._writer is not None
+        assert self._writer is not None
         number = self.catalogue.remove(entry)
         for position, part in enumerate(entry.kind.parts):
             tree.set_aside(self._writer, f"{part.path}/{entry.id}", number, position)
@@ -373,7 +376,7 @@ class Session:
                 for address, part in self._look(h5file, entry).items()
             }
 
-    def _look(self, h5file: H5File, entry: Entry) -> dict[str, reading.Part]:
+    def _look(self, h5file: H5File, entry: Entry) -> dict[str, Part]:
         held = self.catalogue
         serial = int(held.tables[entry.kind.name].rows["serial"][entry.row])
         source = RecordSource(str(self.path), held.file_id, entry.id, serial, held.state["epoch"])
@@ -605,7 +608,7 @@ def close_all() -> None:
 
 
 def _after_fork() -> None:
-    """A child has none of its parent's files: it opens its own and never writes through theirs."""
+    """Leave a child none of its parent's files: it opens its own, and writes through no other."""
     global _guard
     _guard = threading.RLock()
     _sessions.clear()

@@ -247,7 +247,7 @@ def _draw(h5file: h5py.File, name: bytes, plan: _Plan) -> _Stencil:
 def _stamping(
     slot: _Slot, plan: _Plan, is_scale: bool
 ) -> tuple[bytes, bool, tuple[tuple[int, int], ...]]:
-    """A scale has no reference to itself, but one for each of its further dimensions.
+    """Return what is to be done to a variable after the copy.
 
     HDF5 forbids attaching scales to a scale, so those references are numbers only: netCDF-4
     keeps them in ``_Netcdf4Coordinates``.

@@ -24,7 +24,7 @@ __all__ = ["Store", "open"]
 Mode = Literal["r", "a", "x"]
 
 
-def open(
+def open(  # noqa: A001 (neurostore.open, as gzip.open)
     path: str | os.PathLike[str],
     mode: Mode = "a",
     *,
@@ -124,7 +124,7 @@ class Store:
         return f"<neurostore.Store {str(self.path)!r}, {state}>"
 
     def _session(self) -> Session:
-        """The session of the file that is at the path now."""
+        """Return the session of the file that is at the path now."""
         if self._closed:
             raise ClosedError(f"{self.path}: the store is closed; open it again")
         session = attach(self.path, self.mode)
@@ -274,7 +274,7 @@ class Store:
         *,
         name: str | None = None,
     ) -> dict[str, xr.Dataset]:
-        """Return the parts of records by their address, as ``xarray.DataTree.from_dict`` takes them."""
+        """Return the parts of records by address, as ``xarray.DataTree.from_dict`` takes them."""
         return querying.groups(self._session(), kind, start, end, name)
 
     def open_group(self, address: str) -> xr.Dataset:
