@@ -16,7 +16,7 @@ import xarray as xr
 from neurostore import names, schema, times, types
 from neurostore.errors import ValidationError
 from neurostore.index import with_event_index
-from neurostore.records import ORIGINAL_NAME, Draft
+from neurostore.records import ORIGINAL_NAME, Draft, Plain
 from neurostore.schema import KINDS, Kind
 
 __all__ = ["build", "builder", "draft", *KINDS]
@@ -95,10 +95,11 @@ def draft(
     if found:
         raise ValidationError.of(row.name, found)
     if units is not None and row.unit_of is not None:
-        variables[row.unit_of].attrs["units"] = units
+        plain = variables[row.unit_of]
+        plain.attrs = {**plain.attrs, "units": units}
     coordinates = {schema.TIMESTAMP}
     coordinates |= {r.name for r in row.variables if r.coordinate} | _LABEL_NAMES & set(variables)
-    stamp = xr.Variable((), np.float64(moment), schema.TIMESTAMP_ATTRS)
+    stamp = Plain((), np.float64(moment), schema.TIMESTAMP_ATTRS)
     return Draft({**variables, schema.TIMESTAMP: stamp}, frozenset(coordinates), attrs)
 
 
@@ -133,10 +134,8 @@ def _with_coords(row: Kind, ds: xr.Dataset, coords: Coords) -> xr.Dataset:
         raise ValidationError(f"{row.name}: coords: {error}") from error
 
 
-def _plain_variables(
-    row: Kind, values: Mapping[str, Any], found: list[str]
-) -> dict[str, xr.Variable]:
-    variables: dict[str, xr.Variable] = {}
+def _plain_variables(row: Kind, values: Mapping[str, Any], found: list[str]) -> dict[str, Plain]:
+    variables: dict[str, Plain] = {}
     for rule in row.variables:
         value = values.get(rule.name)
         if value is None:
@@ -151,7 +150,7 @@ def _plain_variables(
             expected = " or ".join(str(dims) for dims in rule.dims)
             found.append(f"{rule.name} has shape {array.shape}, expected dims {expected}")
             continue
-        variables[rule.name] = xr.Variable(dims, array, dict(rule.attrs))
+        variables[rule.name] = Plain(dims, array, rule.attrs)
     if not variables and not found:
         found.append(f"nothing to store; expected {', '.join(r.name for r in row.variables)}")
     return variables
@@ -172,7 +171,7 @@ def _array(value: Any, what: str, found: list[str]) -> Any:
     return array
 
 
-def _layers(row: Kind, values: Mapping[str, Any], found: list[str]) -> dict[str, xr.Variable]:
+def _layers(row: Kind, values: Mapping[str, Any], found: list[str]) -> dict[str, Plain]:
     rule = row.variables[0]
     layers = values.get(rule.name)
     if not isinstance(layers, Mapping):
@@ -184,16 +183,16 @@ def _layers(row: Kind, values: Mapping[str, Any], found: list[str]) -> dict[str,
         return {}
     links = schema.layer_names(named)
     dims = schema.layer_dims({links[name]: array.shape for name, array in arrays.items()})
-    variables: dict[str, xr.Variable] = {}
+    variables: dict[str, Plain] = {}
     for name, array in arrays.items():
         attrs = dict(rule.attrs) | ({ORIGINAL_NAME: name} if links[name] != name else {})
-        variables[links[name]] = xr.Variable(dims[links[name]], array, attrs)
+        variables[links[name]] = Plain(dims[links[name]], array, attrs)
     labels = np.array(named, np.str_) if named else np.empty(0, "U1")
-    variables["layer"] = xr.Variable(("layer",), labels, {"long_name": "names of the layers"})
+    variables["layer"] = Plain(("layer",), labels, {"long_name": "names of the layers"})
     return variables
 
 
-def _metrics(row: Kind, values: Mapping[str, Any], found: list[str]) -> dict[str, xr.Variable]:
+def _metrics(row: Kind, values: Mapping[str, Any], found: list[str]) -> dict[str, Plain]:
     rule = row.variables[0]
     metrics = values.get(rule.name)
     if not isinstance(metrics, Mapping):
@@ -206,8 +205,8 @@ def _metrics(row: Kind, values: Mapping[str, Any], found: list[str]) -> dict[str
     dim = rule.dims[0][0]
     named = np.array(labels, np.str_) if labels else np.empty(0, "U1")
     return {
-        rule.name: xr.Variable((dim,), np.array(numbers, np.float64), dict(rule.attrs)),
-        dim: xr.Variable((dim,), named, {"long_name": "names of the metrics"}),
+        rule.name: Plain((dim,), np.array(numbers, np.float64), dict(rule.attrs)),
+        dim: Plain((dim,), named, {"long_name": "names of the metrics"}),
     }
 
 
@@ -225,7 +224,7 @@ def _number(name: object, value: Any, found: list[str]) -> float:
 _VARIABLES = {None: _plain_variables, "variables": _layers, "labels": _metrics}
 
 
-def _length_problems(variables: Mapping[str, xr.Variable]) -> list[str]:
+def _length_problems(variables: Mapping[str, Plain]) -> list[str]:
     """Compare every dimension with its first use, so that the odd array is named."""
     first: dict[Hashable, tuple[str, int]] = {}
     found = []

@@ -94,13 +94,16 @@ def _storing(kind: Kind) -> Callable[..., str]:
             annotation="dict" if needed else "dict | None",
         )
     )
+    names = ["self", *(parameter.name for parameter in parameters)]
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     signature = inspect.Signature([own, *parameters], return_annotation="str")
 
     def method(*args: Any, **kwargs: Any) -> str:
-        given = signature.bind(*args, **kwargs)
-        given.apply_defaults()
-        taken = given.arguments
+        given = dict(zip(names, args, strict=False)) | kwargs
+        taken = defaults | given
+        if len(taken) != len(names) or len(given) != len(args) + len(kwargs):
+            signature.bind(*args, **kwargs)  # says what is missing or too much
         made = builders.draft(
             kind.name,
             {rule.name: taken[rule.argument] for rule in kind.variables},

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ import xarray as xr
 
 from neurostore import names, schema, times, types
 from neurostore.errors import ValidationError
+from neurostore.h5attrs import Packed, pack
 from neurostore.schema import Kind
 
-__all__ = ["Column", "Draft", "Piece", "Record", "examine", "infer_kind", "problems"]
+__all__ = ["Column", "Draft", "Piece", "Plain", "Record", "examine", "infer_kind", "problems"]
 
 #: Attribute with the name a user gave to what xarray, DataTree or HDF5 calls otherwise.
 ORIGINAL_NAME = "original_name"
@@ -28,7 +30,7 @@ ORIGINAL_NAME = "original_name"
 LINK_ATTR = "_neurostore_name"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Column:
     """One variable in the form it takes on disk."""
 
@@ -36,8 +38,10 @@ class Column:
     link: str
     dims: tuple[str, ...]
     values: np.ndarray[Any, Any]
-    attrs: dict[str, Any]
+    attrs: tuple[Packed, ...]
     coordinate: bool
+    logical: str
+    units: str
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,37 @@ class Record:
     length: int
 
 
+@dataclass(slots=True)
+class Plain:
+    """A variable without xarray's: it costs a fortieth and serves a record as well."""
+
+    dims: tuple[str, ...]
+    values: Any
+    attrs: Mapping[str, Any]
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.dims)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the dimensions."""
+        shape: tuple[int, ...] = self.values.shape
+        return shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the values."""
+        dtype: np.dtype[Any] = self.values.dtype
+        return dtype
+
+
 @dataclass(frozen=True)
 class Draft:
     """What a Dataset is made of: a record can be stored without making one first."""
 
-    variables: dict[Hashable, xr.Variable]
+    variables: dict[Hashable, Any]
     coordinates: frozenset[Hashable]
     attrs: dict[Hashable, Any]
 
@@ -83,8 +113,12 @@ class Draft:
 
     def to_dataset(self) -> xr.Dataset:
         """Put it together."""
-        coords = {key: var for key, var in self.variables.items() if key in self.coordinates}
-        data = {key: var for key, var in self.variables.items() if key not in self.coordinates}
+        made = {
+            key: xr.Variable(var.dims, var.values, dict(var.attrs))
+            for key, var in self.variables.items()
+        }
+        coords = {key: var for key, var in made.items() if key in self.coordinates}
+        data = {key: var for key, var in made.items() if key not in self.coordinates}
         return xr.Dataset(data, coords, self.attrs)
 
     @property
@@ -184,7 +218,7 @@ def _record(ds: Draft, kind: Kind, found: _Findings) -> Record | None:
     ]
     if found.problems:
         return None
-    return _assemble(ds.sizes, kind, timestamp, name, attrs, _with_time_axis(columns))
+    return _assemble(ds.sizes, kind, timestamp, name, attrs, columns)
 
 
 def _timestamp(ds: Draft) -> float:
@@ -296,32 +330,48 @@ def _column(name: Hashable, variable: xr.Variable, coordinate: bool) -> Column:
     if not types.is_storable(array.dtype):
         raise TypeError(f"{text} has dtype {array.dtype}, which netCDF-4 cannot hold exactly")
     stored = types.to_stored(array)
-    attrs = types.attrs_to_stored(variable.attrs, f"{text}.attrs", taken=stored.attrs.keys())
-    attrs.update(stored.attrs)
+    dims = tuple(map(str, variable.dims))
+    attrs = variable.attrs
+    if name == schema.TIME and coordinate and "axis" not in attrs:
+        attrs = {**attrs, "axis": "T"}
     return Column(
         name=text.replace("/", "%2F"),
         link=names.escape_variable(text),
-        dims=(*(str(dim) for dim in variable.dims), *stored.extra_dims),
+        dims=dims + stored.extra_dims if stored.extra_dims else dims,
         values=stored.values,
-        attrs=attrs,
+        attrs=_packed(attrs, stored.attrs, text),
         coordinate=coordinate,
+        logical=types.logical_dtype(stored.values.dtype, stored.attrs),
+        units=str(attrs.get("units", "")),
     )
+
+
+def _packed(attrs: Mapping[Any, Any], ours: Mapping[str, Any], where: str) -> tuple[Packed, ...]:
+    """Return the attributes of a variable, ready to be written; the common ones from memory."""
+    try:
+        return _packed_once(tuple(attrs.items()), tuple(ours.items()), where)
+    except TypeError:  # an attribute that cannot be hashed, or not be stored: say which
+        return _pack(attrs, ours, where)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _packed_once(
+    attrs: tuple[tuple[Any, Any], ...], ours: tuple[tuple[str, Any], ...], where: str
+) -> tuple[Packed, ...]:
+    if not all(type(value) is str for _, value in attrs):
+        raise TypeError("only text is told apart by its hash: 1, 1.0 and True are not")
+    return _pack(dict(attrs), dict(ours), where)
+
+
+def _pack(attrs: Mapping[Any, Any], ours: Mapping[str, Any], where: str) -> tuple[Packed, ...]:
+    stored = types.attrs_to_stored(attrs, f"{where}.attrs", taken=ours.keys())
+    return tuple(pack(key, value) for key, value in {**stored, **ours}.items())
 
 
 def _seconds(variable: xr.Variable) -> Any:
     if variable.ndim:
         raise ValueError(f"timestamp has dims {variable.dims}, expected a scalar coordinate")
     return np.float64(times.to_seconds(variable.values[()]))
-
-
-def _with_time_axis(columns: list[Column]) -> list[Column]:
-    """Exactly one T axis: ``time`` where it is a coordinate of the record, else ``timestamp``."""
-    has_time = any(column.name == schema.TIME and column.coordinate for column in columns)
-    kept = [column for column in columns if column.name != schema.TIMESTAMP]
-    for column in kept:
-        if column.name == schema.TIME and has_time:
-            column.attrs.setdefault("axis", "T")
-    return kept
 
 
 def _assemble(
@@ -332,6 +382,7 @@ def _assemble(
     attrs: dict[str, Any],
     columns: list[Column],
 ) -> Record:
+    columns = [column for column in columns if column.name != schema.TIMESTAMP]
     pieces = _pieces(kind, columns, timestamp, name, attrs)
     coordinates = [column for column in columns if column.coordinate]
     return Record(
@@ -381,14 +432,16 @@ def _extra_dims(column: Column) -> set[str]:
     return {dim for dim in column.dims if dim == types.COMPLEX_DIM or dim.startswith("string")}
 
 
-_STAMP_ATTRS = dict(schema.TIMESTAMP_ATTRS)
-_STAMP_ATTRS_NO_AXIS = {k: v for k, v in _STAMP_ATTRS.items() if k != "axis"}
+_STAMP_ATTRS = _pack(schema.TIMESTAMP_ATTRS, {}, schema.TIMESTAMP)
+_STAMP_ATTRS_NO_AXIS = tuple(item for item in _STAMP_ATTRS if item[0] != b"axis")
 
 
 def _timestamp_column(timestamp: float, columns: list[Column]) -> Column:
+    """Exactly one T axis: ``time`` where it is a coordinate of the record, else ``timestamp``."""
     has_time = any(column.name == schema.TIME and column.coordinate for column in columns)
     attrs = _STAMP_ATTRS_NO_AXIS if has_time else _STAMP_ATTRS
-    return Column(schema.TIMESTAMP, schema.TIMESTAMP, (), np.asarray(timestamp), attrs, True)
+    stamp = np.asarray(timestamp)
+    return Column(schema.TIMESTAMP, schema.TIMESTAMP, (), stamp, attrs, True, stamp.dtype.str, "s")
 
 
 def _piece(path: str, columns: list[Column], kind: Kind, name: str, attrs: dict[str, Any]) -> Piece:
@@ -401,15 +454,24 @@ def _piece(path: str, columns: list[Column], kind: Kind, name: str, attrs: dict[
 
 
 def _structure(sizes: Mapping[Hashable, int], kind: Kind, columns: Iterable[Column]) -> str:
+    fixed = tuple((str(dim), size) for dim, size in sizes.items() if dim != kind.elastic)
+    described = tuple((c.name, c.logical, c.dims, c.coordinate, c.units) for c in columns)
+    return _structure_text(fixed, described)
+
+
+@lru_cache(maxsize=1024)
+def _structure_text(
+    sizes: tuple[tuple[str, int], ...],
+    columns: tuple[tuple[str, str, tuple[str, ...], bool, str], ...],
+) -> str:
     """Canonical JSON; the elastic size is left out, since records differ in it."""
-    variables: dict[str, list[Any]] = {}
-    for column in columns:
-        logical = types.logical_dtype(column.values.dtype, column.attrs)
-        dims = column.dims[:-1] if types.drops_last_dim(logical) else column.dims
-        units = str(column.attrs.get("units", ""))
-        variables[column.name] = [logical, list(dims), int(column.coordinate), units]
-    fixed = {str(dim): size for dim, size in sizes.items() if dim != kind.elastic}
-    return json.dumps({"sizes": fixed, "variables": variables}, sort_keys=True, ensure_ascii=False)
+    variables = {
+        name: [logical, dims[:-1] if types.drops_last_dim(logical) else dims, int(label), units]
+        for name, logical, dims, label, units in columns
+    }
+    return json.dumps(
+        {"sizes": dict(sizes), "variables": variables}, sort_keys=True, ensure_ascii=False
+    )
 
 
 def _labels(coordinates: Iterable[Column], skipped: str | None) -> int:

@@ -31,7 +31,7 @@ _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.         0
 #: Prefix for a variable that has the name of a dimension it does not label (netCDF-C, nc4hdf.c).
 _NON_COORD = "_nc4_non_coord_"
 _REFERENCES = h5t.vlen_create(h5t.STD_REF_OBJ)
-#: Every chunk is written once and whole: a chunk cache would only hold it back.
+#: For filters that HDF5 runs: without a chunk cache, the stored size is known at once.
 _UNCACHED = h5p.create(h5p.DATASET_ACCESS)
 _UNCACHED.set_chunk_cache(0, 0, 1.0)
 
@@ -79,6 +79,9 @@ class _Plan:
         return next(fitting, None)
 
 
+_Stamping = tuple[bytes, bool, tuple[tuple[int, int], ...], h5p.PropDAID | None]
+
+
 @dataclass(frozen=True)
 class _Stencil:
     """A template in memory, and what stamping needs to know of it."""
@@ -86,8 +89,8 @@ class _Stencil:
     name: bytes
     #: For each dimension: its link, and whether its scale is elastic.
     scales: tuple[tuple[bytes, bool], ...]
-    #: For each variable: link, elastic, attachments (axis, dimension).
-    slots: tuple[tuple[bytes, bool, tuple[tuple[int, int], ...]], ...]
+    #: For each variable: link, elastic, attachments (axis, dimension), how to open it.
+    slots: tuple[_Stamping, ...]
     #: Variables with several axes that are scales: netCDF-C wants their dimension numbers.
     numbered: tuple[int, ...]
 
@@ -213,12 +216,12 @@ def _slot(
         shape=shape if is_elastic else None,
     )
     link = column.link
-    attrs = [h5attrs.pack(key, value) for key, value in column.attrs.items()]
+    attrs = column.attrs
     if column.dims and link != column.dims[0] and any(dim.link == link for dim in dims):
         link = _NON_COORD + link
     if link != column.name:
-        attrs.append(h5attrs.pack(LINK_ATTR, column.name))
-    return _Slot(link, column.values.dtype.str, axes, pipeline, tuple(attrs))
+        attrs = (*attrs, h5attrs.pack(LINK_ATTR, column.name))
+    return _Slot(link, column.values.dtype.str, axes, pipeline, attrs)
 
 
 def _draw(h5file: h5py.File, name: bytes, plan: _Plan) -> _Stencil:
@@ -244,9 +247,7 @@ def _draw(h5file: h5py.File, name: bytes, plan: _Plan) -> _Stencil:
     )
 
 
-def _stamping(
-    slot: _Slot, plan: _Plan, is_scale: bool
-) -> tuple[bytes, bool, tuple[tuple[int, int], ...]]:
+def _stamping(slot: _Slot, plan: _Plan, is_scale: bool) -> _Stamping:
     """Return what is to be done to a variable after the copy.
 
     HDF5 forbids attaching scales to a scale, so those references are numbers only: netCDF-4
@@ -254,7 +255,8 @@ def _stamping(
     """
     elastic = any(plan.dims[axis].elastic for axis in slot.axes)
     attached = () if is_scale else tuple(enumerate(slot.axes))
-    return slot.link.encode(), elastic, attached
+    by_hdf5 = slot.pipeline.chunks is not None and not slot.pipeline.by_hand
+    return slot.link.encode(), elastic, attached, _UNCACHED if by_hdf5 else None
 
 
 def _draw_variable(group: h5g.GroupID, slot: _Slot, plan: _Plan, is_scale: bool) -> None:
@@ -312,8 +314,8 @@ def _fill(
     first_number: int,
 ) -> int:
     """Do what differs from record to record; return the stored bytes."""
-    opened = [h5d.open(group, link, _UNCACHED) for link, _, _ in stencil.slots]
-    by_link = {link: dataset for (link, _, _), dataset in zip(stencil.slots, opened, strict=True)}
+    opened = [h5d.open(group, link, access) for link, _, _, access in stencil.slots]
+    by_link = {slot[0]: dataset for slot, dataset in zip(stencil.slots, opened, strict=True)}
     sizes: dict[str, int] = {}
     for column in columns:
         sizes.update(zip(column.dims, column.values.shape, strict=True))
@@ -325,7 +327,7 @@ def _fill(
         h5attrs.overwrite(scale, b"_Netcdf4Dimid", np.array(first_number + axis, np.int32))
         scales.append(scale)
     stored = 0
-    for number, (_, elastic, attached) in enumerate(stencil.slots):
+    for number, (_, elastic, attached, _) in enumerate(stencil.slots):
         dataset, column = opened[number], columns[number]
         if elastic:
             dataset.set_extent(column.values.shape)

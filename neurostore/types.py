@@ -126,10 +126,10 @@ def to_stored(array: np.ndarray[Any, Any]) -> Stored:
     (dtype('float32'), 'bool')
     """
     dtype = array.dtype
-    if dtype.name in _EXTENDED and dtype.str[1:] not in _NATIVE:
-        return Stored(array.astype(_extended_carrier(dtype)), {DTYPE_ATTR: dtype.name})
     if dtype.str[1:] in _NATIVE:
         return Stored(array)
+    if dtype.name in _EXTENDED:
+        return Stored(array.astype(_extended_carrier(dtype)), {DTYPE_ATTR: dtype.name})
     if dtype.kind == "b":
         return Stored(array.view(np.int8), {"dtype": "bool"})
     if dtype.kind == "f":

@@ -10,10 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import ValidationError
 from .codec import Array, checked, deflated, deflated_planes, shuffled
 from .pipeline import Pipeline
-from .reading import name_of
 from .threads import each
 
 Slices = tuple[slice, ...]
@@ -40,15 +38,16 @@ def write(dataset: h5py.h5d.DatasetID, array: Array, pipeline: Pipeline) -> int:
         Stored bytes of the values. What HDF5 itself filters counts once it has left HDF5's chunk
         cache: open the dataset without one to have it counted.
     """
-    if dataset.dtype != array.dtype:
-        name = name_of(dataset)
-        raise ValidationError(f"{name}: expected values of type {dataset.dtype}, got {array.dtype}")
     if array.size == 0:
         return 0
     if not pipeline.by_hand:
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.asarray(array, order="C"))
         return int(dataset.get_storage_size())
     assert pipeline.chunks is not None
+    if all(n <= chunk for n, chunk in zip(array.shape, pipeline.chunks, strict=True)):
+        data = _encoded(array, pipeline)
+        dataset.write_direct_chunk((0,) * array.ndim, data)
+        return len(data)
     tiles = _tiles(array.shape, pipeline.chunks)
 
     def encode(offset: tuple[int, ...], tile: Slices) -> tuple[tuple[int, ...], Any]:
