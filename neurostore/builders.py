@@ -266,26 +266,19 @@ def builder(kind: Kind) -> Callable[..., xr.Dataset]:
 
 def _signature(kind: Kind) -> inspect.Signature:
     either, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        inspect.Parameter(
-            rule.name,
-            either,
-            default=inspect.Parameter.empty if rule.required and not _optional(kind) else None,
-            annotation="ArrayLike" if rule.required else "ArrayLike | None",
-        )
-        for rule in kind.variables
-    ]
+    needed = [rule for rule in kind.variables if rule.required]
+    parameters = [inspect.Parameter(rule.name, either, annotation="ArrayLike") for rule in needed]
     if kind.label is not None:
-        default = inspect.Parameter.empty
-        parameters.append(inspect.Parameter(kind.label, either, default=default, annotation="str"))
+        parameters.append(inspect.Parameter(kind.label, either, annotation="str"))
+    parameters += [
+        inspect.Parameter(rule.name, either, default=None, annotation="ArrayLike | None")
+        for rule in kind.variables
+        if not rule.required
+    ]
     parameters.append(inspect.Parameter("timestamp", keyword, annotation="TimeLike"))
     for name, annotation in _options(kind):
         parameters.append(inspect.Parameter(name, keyword, default=None, annotation=annotation))
     return inspect.Signature(parameters, return_annotation="xarray.Dataset")
-
-
-def _optional(kind: Kind) -> bool:
-    return not any(rule.required for rule in kind.variables)
 
 
 def _options(kind: Kind) -> Sequence[tuple[str, str]]:

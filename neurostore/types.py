@@ -33,6 +33,8 @@ __all__ = [
 DTYPE_ATTR = "_neurostore_dtype"
 #: Attribute that holds, as JSON, the attributes which netCDF-4 cannot say.
 JSON_ATTR = "_neurostore_attrs"
+#: Attribute with the name in memory, where the link name had to be escaped.
+LINK_ATTR = "_neurostore_name"
 #: Names that HDF5, netCDF-4, xarray or this package write on their own account.
 RESERVED_ATTRS = frozenset(
     {
@@ -53,6 +55,7 @@ RESERVED_ATTRS = frozenset(
         "dtype",
         DTYPE_ATTR,
         JSON_ATTR,
+        LINK_ATTR,
     }
 )
 #: The last dimension that complex numbers and strings get on disk.
