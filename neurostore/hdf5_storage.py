@@ -239,7 +239,7 @@ class HDF5Storage(_ByKind):
     Parameters
     ----------
     file_path
-        The file; it is made if it is not there.
+        The file; it is made if it is not there, with its folder.
     compression
         ``"gzip"``, ``"lzf"``, ``"szip"`` or None.
     compression_opts
@@ -273,6 +273,7 @@ class HDF5Storage(_ByKind):
         durability: Durability = "power",
     ) -> None:
         self.file_path = Path(file_path)
+        self.file_path.parent.mkdir(parents=True, exist_ok=True)
         self.enable_swmr = enable_swmr
         self._store = Store(
             file_path,

@@ -12,7 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5g, h5o, h5s, h5t
+from h5py import h5a, h5d, h5ds, h5g, h5o, h5p, h5s, h5t
 
 from neurostore import h5attrs
 
@@ -43,7 +43,7 @@ class _Copy:
             if link in target:  # made with the file; deleting it would shrink the allocation
                 made = h5g.open(target, link)
             else:
-                made = h5g.create(target, link, gcpl=item.get_create_plist())
+                made = h5g.create(target, link, gcpl=_like(item.get_create_plist()))
             _copy_attributes(item, made)
             self.group(item, made)
         elif isinstance(item, h5d.DatasetID):
@@ -97,6 +97,14 @@ def copy_groups(source: h5py.File, target: h5py.File, skip: bytes, first_number:
             run.link(source.id, target.id, link)
     run.finish()
     return run.next_number
+
+
+def _like(source: h5p.PropGCID) -> h5p.PropGCID:
+    """Return fresh properties: those of a group carry the places of its links in its own file."""
+    fresh = h5p.create(h5p.GROUP_CREATE)
+    fresh.set_link_creation_order(source.get_link_creation_order())
+    fresh.set_attr_phase_change(*source.get_attr_phase_change())
+    return fresh
 
 
 def _address(dataset: h5d.DatasetID) -> int:

@@ -32,6 +32,8 @@ from neurostore.osio import FLAGS, IO, Durability, OsIO, read_all, refused, writ
 __all__ = ["CrashSafeFile", "Overlay", "open_h5"]
 
 _PAGE: Final = 4096
+# HDF5 writes a record in some twenty pieces, most of them side by side.
+_GATHERED: Final = 64 * 1024
 
 
 class _Pages:
@@ -108,6 +110,10 @@ class _View:
         self._changed = _Pages()
         self._position = 0
         self._end = 0
+        self._tail = bytearray()
+
+    def _spill(self) -> None:
+        """Write out what is gathered; nothing is where nothing is written."""
 
     def _keep(self, operation: str, error: BaseException) -> None:
         if self.error is None:
@@ -135,6 +141,8 @@ class _View:
         try:
             start = self._position
             length = len(buffer)
+            if self._tail:
+                self._spill()
             done = self._preadinto(self._fd, buffer, start)
             if done < length:
                 self._read_rest(memoryview(buffer), done)
@@ -155,6 +163,8 @@ class _View:
 
     def pread(self, length: int, offset: int) -> bytes:
         """``length`` bytes at ``offset`` as HDF5 sees them; errors are raised here."""
+        if self._tail:
+            self._spill()
         data = bytearray(read_all(self._io, self._fd, length, offset))
         if self._changed.pages and offset < self._end:
             self._changed.patch(data, offset, min(offset + length, self._end))
@@ -285,6 +295,7 @@ class CrashSafeFile(_View):
         io = io or OsIO()
         super().__init__(os.path.realpath(os.fspath(path)), os.O_RDWR, io)
         self._pwrite = io.pwrite
+        self._tail_start = self._tail_stop = -1
         self._journal_path = self.path + "-journal"
         self._journal_fd = -1
         self._journal_head = b""
@@ -340,16 +351,31 @@ class CrashSafeFile(_View):
         stop = start + len(data)
         end = self._end
         if start >= end:
-            if self._pwrite(self._fd, data, start) != stop - start:
-                write_all(self._io, self._fd, memoryview(data), start)
+            self._gather(data, start, stop)
         elif stop <= end:
             self._changed.put(data, start, self._load)
         else:
             view = memoryview(data)
             self._changed.put(view[: end - start], start, self._load)
-            write_all(self._io, self._fd, view[end - start :], end)
+            self._gather(view[end - start :], end, stop)
         if stop > self._eoa:
             self._eoa = stop
+
+    def _gather(self, data: Any, start: int, stop: int) -> None:
+        """Write behind the committed end; small neighbours in one call of the system."""
+        if start != self._tail_stop or stop - start > _GATHERED:
+            self._spill()
+            self._tail_start = start
+        self._tail += data
+        self._tail_stop = stop
+        if len(self._tail) > _GATHERED:
+            self._spill()
+
+    def _spill(self) -> None:
+        tail, self._tail = self._tail, bytearray()
+        if tail and self._pwrite(self._fd, tail, self._tail_start) != len(tail):
+            write_all(self._io, self._fd, memoryview(tail), self._tail_start)
+        self._tail_stop = -1
 
     def truncate(self, size: int | None = None) -> int:
         """Note where HDF5 sees the end of the file; the file itself follows in `commit`."""
@@ -459,6 +485,7 @@ class CrashSafeFile(_View):
     def _append(self, journal: Journal) -> None:
         """Bring the bytes behind the old end, and the commit before, to the medium."""
         self._doing = "extending the file"
+        self._spill()
         if self._io.size(self._fd) != journal.new_end:
             self._io.truncate(self._fd, journal.new_end)
         if self._power:
@@ -538,6 +565,8 @@ class CrashSafeFile(_View):
         """
         self._own()
         self._changed.clear()
+        self._tail.clear()
+        self._tail_stop = -1
         self._eoa = self._end
         if self._fd >= 0 and self._io.size(self._fd) > self._end:
             try:

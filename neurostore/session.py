@@ -521,7 +521,7 @@ _MOST = 64
 
 
 def attach(path: Path, mode: str) -> Session:
-    """Return the session of the file at ``path``.
+    """Return the session of the file at ``path``, which is absolute.
 
     Parameters
     ----------
@@ -532,7 +532,6 @@ def attach(path: Path, mode: str) -> Session:
     ------
     StoreNotFoundError, StoreExistsError, NotAStoreError, ReadOnlyError
     """
-    path = Path(os.path.abspath(path))
     with _guard:
         key = _key(path)
         if key is None:

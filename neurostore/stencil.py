@@ -10,7 +10,7 @@ knows neither catalogue nor record kinds.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.         0
 #: Prefix for a variable that has the name of a dimension it does not label (netCDF-C, nc4hdf.c).
 _NON_COORD = "_nc4_non_coord_"
 _REFERENCES = h5t.vlen_create(h5t.STD_REF_OBJ)
+#: Records for which the filters found on one are taken on trust.
+_TRUSTED = 15
 #: For filters that HDF5 runs: without a chunk cache, the stored size is known at once.
 _UNCACHED = h5p.create(h5p.DATASET_ACCESS)
 _UNCACHED.set_chunk_cache(0, 0, 1.0)
@@ -79,6 +81,14 @@ class _Plan:
         return next(fitting, None)
 
 
+@dataclass(slots=True)
+class _Choice:
+    """Filters that a sample of an earlier record spoke for, and how long that counts."""
+
+    pipeline: Pipeline
+    left: int
+
+
 _Stamping = tuple[bytes, bool, tuple[tuple[int, int], ...], h5p.PropDAID | None]
 
 
@@ -115,6 +125,7 @@ class Stencils:
     def __init__(self, limit: int = 512) -> None:
         self._limit = limit
         self._made: OrderedDict[_Plan, _Stencil] = OrderedDict()
+        self._choices: dict[Hashable, _Choice] = {}
         self._count = 0
         self._file = h5py.File(
             f"stencils-{id(self)}", "w", driver="core", backing_store=False, libver=("v110", "v110")
@@ -146,7 +157,7 @@ class Stencils:
         first_number
             The first free netCDF dimension number of the file.
         """
-        plan = _plan(piece, layout, elastic, -(-len(leaf) // 16) * 16)
+        plan = self._plan(piece, layout, elastic, -(-len(leaf) // 16) * 16)
         stencil = self._made.get(plan)
         if stencil is None:
             stencil = self._make(plan)
@@ -160,6 +171,63 @@ class Stencils:
         stored = _fill(group, stencil, plan, piece.columns, first_number)
         return Stamped(stored, len(plan.dims))
 
+    def _plan(self, piece: Piece, layout: Layout, elastic: str | None, id_room: int) -> _Plan:
+        sizes = _sizes(piece.columns)
+        capacity = 0
+        if elastic is not None and _is_elastic(piece, elastic):
+            capacity = filters.length_class(sizes[elastic])
+        dims = tuple(
+            _Dim(
+                names.escape_variable(name),
+                name,
+                capacity if capacity and name == elastic else size,
+                bool(capacity) and name == elastic,
+            )
+            for name, size in sizes.items()
+        )
+        index = {dim.name: axis for axis, dim in enumerate(dims)}
+        slots = tuple(self._slot(column, dims, index, layout) for column in piece.columns)
+        attrs = [h5attrs.pack(key, piece.attrs[key]) for key in ("kind", "schema_version")]
+        if piece.coordinates:
+            attrs.append(h5attrs.pack("coordinates", " ".join(piece.coordinates)))
+        return _Plan(dims, slots, tuple(attrs), id_room)
+
+    def _slot(
+        self,
+        column: Column,
+        dims: tuple[_Dim, ...],
+        index: Mapping[str, int],
+        layout: Layout,
+    ) -> _Slot:
+        axes = tuple(index[name] for name in column.dims)
+        shape = tuple(dims[axis].size for axis in axes)
+        is_elastic = any(dims[axis].elastic for axis in axes)
+        pipeline = self._pipeline(column, shape if is_elastic else None, layout)
+        link, attrs = column.link, column.attrs
+        if column.dims and link != column.dims[0] and any(dim.link == link for dim in dims):
+            link = _NON_COORD + link
+        if link != column.name:
+            attrs = (*attrs, h5attrs.pack(LINK_ATTR, column.name))
+        return _Slot(link, column.values.dtype.str, axes, pipeline, attrs)
+
+    def _pipeline(self, column: Column, shape: tuple[int, ...] | None, layout: Layout) -> Pipeline:
+        """Choose the filters of a variable, anew for every `_TRUSTED`-th record of its shape.
+
+        Looking at a sample costs as much as encoding it, and the records of a run are alike.
+        """
+        key = (column.link, column.values.dtype.str, shape or column.values.shape, layout)
+        choice = self._choices.get(key)
+        if choice is not None and choice.left > 0:
+            choice.left -= 1
+            return choice.pipeline
+        pipeline = filters.choose(
+            column.values, layout.compression, layout.level, layout.chunk_size, shape=shape
+        )
+        if len(self._choices) > self._limit:
+            self._choices.clear()
+        self._choices[key] = _Choice(pipeline, _TRUSTED)
+        return pipeline
+
     def _make(self, plan: _Plan) -> _Stencil:
         name = str(self._count).encode()
         self._count += 1
@@ -171,57 +239,19 @@ class Stencils:
         return stencil
 
 
-def _plan(piece: Piece, layout: Layout, elastic: str | None, id_room: int) -> _Plan:
+def _sizes(columns: tuple[Column, ...]) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for column in piece.columns:
+    for column in columns:
         sizes.update(zip(column.dims, column.values.shape, strict=True))
-    length = sizes.get(elastic, 0) if elastic is not None else 0
-    capacity = filters.length_class(length) if _is_elastic(piece, elastic, length) else None
-    dims = tuple(
-        _Dim(
-            names.escape_variable(name),
-            name,
-            capacity if capacity is not None and name == elastic else size,
-            capacity is not None and name == elastic,
-        )
-        for name, size in sizes.items()
-    )
-    index = {dim.name: axis for axis, dim in enumerate(dims)}
-    slots = tuple(_slot(column, dims, index, layout) for column in piece.columns)
-    attrs = [h5attrs.pack(key, piece.attrs[key]) for key in ("kind", "schema_version")]
-    if piece.coordinates:
-        attrs.append(h5attrs.pack("coordinates", " ".join(piece.coordinates)))
-    return _Plan(dims, slots, tuple(attrs), id_room)
+    return sizes
 
 
-def _is_elastic(piece: Piece, elastic: str | None, length: int) -> bool:
+def _is_elastic(piece: Piece, elastic: str) -> bool:
     """Short records are stored exactly, in the object header; long ones by size class."""
-    return elastic is not None and any(
+    return any(
         elastic in column.dims and column.values.nbytes > filters.COMPACT_BYTES
         for column in piece.columns
     )
-
-
-def _slot(
-    column: Column, dims: tuple[_Dim, ...], index: Mapping[str, int], layout: Layout
-) -> _Slot:
-    axes = tuple(index[name] for name in column.dims)
-    shape = tuple(dims[axis].size for axis in axes)
-    is_elastic = any(dims[axis].elastic for axis in axes)
-    pipeline = filters.choose(
-        column.values,
-        layout.compression,
-        layout.level,
-        layout.chunk_size,
-        shape=shape if is_elastic else None,
-    )
-    link = column.link
-    attrs = column.attrs
-    if column.dims and link != column.dims[0] and any(dim.link == link for dim in dims):
-        link = _NON_COORD + link
-    if link != column.name:
-        attrs = (*attrs, h5attrs.pack(LINK_ATTR, column.name))
-    return _Slot(link, column.values.dtype.str, axes, pipeline, attrs)
 
 
 def _draw(h5file: h5py.File, name: bytes, plan: _Plan) -> _Stencil:
@@ -316,9 +346,7 @@ def _fill(
     """Do what differs from record to record; return the stored bytes."""
     opened = [h5d.open(group, link, access) for link, _, _, access in stencil.slots]
     by_link = {slot[0]: dataset for slot, dataset in zip(stencil.slots, opened, strict=True)}
-    sizes: dict[str, int] = {}
-    for column in columns:
-        sizes.update(zip(column.dims, column.values.shape, strict=True))
+    sizes = _sizes(columns)
     scales = []
     for axis, (link, elastic) in enumerate(stencil.scales):
         scale = by_link.get(link) or h5d.open(group, link)
