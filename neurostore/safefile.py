@@ -110,10 +110,16 @@ class _View:
         self._changed = _Pages()
         self._position = 0
         self._end = 0
+        # Written behind the end, and not yet handed to the system.
         self._tail = bytearray()
+        self._tail_start = 0
 
-    def _spill(self) -> None:
-        """Write out what is gathered; nothing is where nothing is written."""
+    def _patch_tail(self, buffer: Any, offset: int) -> None:
+        start = max(offset, self._tail_start)
+        stop = min(offset + len(buffer), self._tail_start + len(self._tail))
+        if start < stop:
+            held = self._tail[start - self._tail_start : stop - self._tail_start]
+            memoryview(buffer)[start - offset : stop - offset] = held
 
     def _keep(self, operation: str, error: BaseException) -> None:
         if self.error is None:
@@ -141,11 +147,11 @@ class _View:
         try:
             start = self._position
             length = len(buffer)
-            if self._tail:
-                self._spill()
             done = self._preadinto(self._fd, buffer, start)
             if done < length:
                 self._read_rest(memoryview(buffer), done)
+            if self._tail:
+                self._patch_tail(buffer, start)
             if start < self._end and self._changed.pages:
                 self._changed.patch(buffer, start, min(start + length, self._end))
             self._position = start + length
@@ -163,9 +169,9 @@ class _View:
 
     def pread(self, length: int, offset: int) -> bytes:
         """``length`` bytes at ``offset`` as HDF5 sees them; errors are raised here."""
-        if self._tail:
-            self._spill()
         data = bytearray(read_all(self._io, self._fd, length, offset))
+        if self._tail:
+            self._patch_tail(data, offset)
         if self._changed.pages and offset < self._end:
             self._changed.patch(data, offset, min(offset + length, self._end))
         return bytes(data)
@@ -295,7 +301,7 @@ class CrashSafeFile(_View):
         io = io or OsIO()
         super().__init__(os.path.realpath(os.fspath(path)), os.O_RDWR, io)
         self._pwrite = io.pwrite
-        self._tail_start = self._tail_stop = -1
+        self._tail_stop = -1
         self._journal_path = self.path + "-journal"
         self._journal_fd = -1
         self._journal_head = b""

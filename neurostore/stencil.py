@@ -354,7 +354,6 @@ def _fill(
             scale.set_extent((sizes[plan.dims[axis].name],))
         h5attrs.overwrite(scale, b"_Netcdf4Dimid", np.array(first_number + axis, np.int32))
         scales.append(scale)
-    stored = 0
     for number, (_, elastic, attached, _) in enumerate(stencil.slots):
         dataset, column = opened[number], columns[number]
         if elastic:
@@ -364,5 +363,8 @@ def _fill(
         if number in stencil.numbered:
             numbers = np.array([first_number + axis for axis in plan.slots[number].axes], np.int32)
             h5attrs.overwrite(dataset, b"_Netcdf4Coordinates", numbers)
-        stored += filters.write(dataset, column.values, plan.slots[number].pipeline)
-    return stored
+    # Chunks last: they then lie side by side, and go out in one piece.
+    return sum(
+        filters.write(dataset, column.values, slot.pipeline)
+        for dataset, column, slot in zip(opened, columns, plan.slots, strict=True)
+    )
