@@ -62,7 +62,16 @@ _CHUNK = 512
 #: Version of records that others wrote; rows that are not used have 0.
 FOREIGN = 2**32 - 1
 #: What ``state`` holds, in its order.
-STATE = ("file_id_0", "file_id_1", "generation", "epoch", "dimensions", "removed", "serial")
+STATE = (
+    "file_id_0",
+    "file_id_1",
+    "generation",
+    "epoch",
+    "dimensions",
+    "removed",
+    "serial",
+    "modified",
+)
 _STATE_SIZE = 16
 
 
@@ -323,6 +332,10 @@ class Catalogue:
     def entry(self, kind: Kind, row: int) -> Entry:
         """Return the entry of a row."""
         return Entry(kind, self.id_of(self.tables[kind.name], row), row)
+
+    def serial(self, entry: Entry) -> int:
+        """Return the number that a record keeps for life, and no other record gets."""
+        return int(self.tables[entry.kind.name].rows["serial"][entry.row])
 
     def entries(self) -> Iterator[Entry]:
         """Yield every live record, kind by kind, in time order."""

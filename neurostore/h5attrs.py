@@ -79,15 +79,15 @@ def _text_type(size: int) -> Any:
     return kind
 
 
-def read_all(location: Any) -> list[tuple[str, Any]]:
+def read_all(location: Any, skip: frozenset[bytes] = frozenset()) -> list[tuple[str, Any]]:
     """Return the attributes of an object, those of HDF5's book-keeping left out."""
-    found = []
-    for index in range(h5a.get_num_attrs(location)):
-        attribute = h5a.open(location, index=index)
-        name = attribute.name
-        if name not in HIDDEN:
-            found.append((name.decode(), _value(attribute)))
-    return found
+    names: list[bytes] = []
+    h5a.iterate(location, names.append)
+    return [
+        (name.decode(), _value(h5a.open(location, name)))
+        for name in names
+        if name not in HIDDEN and name not in skip
+    ]
 
 
 def read_one(location: Any, name: bytes) -> Any:

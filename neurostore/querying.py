@@ -135,7 +135,7 @@ def _member(hit: _Hit) -> Member:
         timestamp=hit.timestamp,
         name=held.text(int(row["name"])),
         length=int(row["length"]),
-        structure=held.text(int(row["structure"])),
+        structure=held.text(int(row["structure"])) if hit.session.is_untouched() else "",
         labels=int(row["labels"]),
         source=RecordSource(
             str(hit.session.path), held.file_id, record_id, int(row["serial"]), held.state["epoch"]

@@ -7,7 +7,7 @@ reads structure and attributes; values are left to the lazy arrays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,22 +37,38 @@ class Part:
     attrs: dict[str, Any]
     places: dict[str, Place]
 
+    def of_another(
+        self, path: str, attrs: dict[str, Any], source: Source, elastic: str | None, length: int
+    ) -> Part:
+        """Return the part at ``path``, of a record whose structure is known to be this one's."""
+        variables: dict[str, xr.Variable] = {}
+        places: dict[str, Place] = {}
+        for name, variable in self.variables.items():
+            old = self.places[name]
+            shape = tuple(
+                length if dim == elastic else size
+                for dim, size in zip(variable.dims, old.shape, strict=True)
+            )
+            link = old.address.rpartition("/")[2]
+            place = Place(source, f"{path}/{link}", old.logical, old.dtype, shape)
+            places[name] = place
+            dims = tuple(map(str, variable.dims))
+            variables[name] = lazy(dims, StoredArray(place), dict(variable.attrs))
+        return Part(variables, self.coordinates, attrs, places)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class _Item:
     """One dataset of a group, before its dimensions are known by name."""
 
     link: bytes
+    name: str
     dataset: h5d.DatasetID
     address: int
     is_scale: bool
     bare: bool
-    attrs: list[tuple[str, Any]]
-
-    @property
-    def name(self) -> str:
-        named = dict(self.attrs).get(LINK_ATTR)
-        return str(named) if named is not None else self.link.decode()
+    rank: int
+    attrs: dict[str, Any]
 
 
 def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> Part:
@@ -66,7 +82,8 @@ def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> P
     found = h5o.open(parent, path.encode())
     if isinstance(found, h5d.DatasetID):
         return _look_at_leaf(found, path, source, kind)
-    items = [_item(found, link) for link in _dataset_links(found)]
+    opened = ((link, h5o.open(found, link)) for link in found)
+    items = [_item(link, item) for link, item in opened if isinstance(item, h5d.DatasetID)]
     dims = _dimensions(items, kind)
     group_attrs = h5attrs.read_all(found)
     listed = str(dict(group_attrs).get("coordinates", "")).split()
@@ -79,22 +96,31 @@ def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> P
             variables[item.name] = _variable(item, address, dims[item.link], source, places)
             if item.is_scale or item.link.decode() in listed:
                 coordinates.add(item.name)
-    attrs = types.attrs_from_stored((k, v) for k, v in group_attrs if k != "coordinates")
+    attrs = _record_attrs(group_attrs)
     if kind is not None:
         coordinates |= {row.name for row in kind.variables if row.coordinate} & variables.keys()
     return Part(variables, frozenset(coordinates), attrs, places)
 
 
-def _dataset_links(group: h5g.GroupID) -> list[bytes]:
-    return [link for link in group if h5o.get_info(group, link).type == h5o.TYPE_DATASET]
+def own_attrs(parent: h5g.GroupID, path: str) -> dict[str, Any]:
+    """Return the attributes of a part that records of equal structure differ in."""
+    return _record_attrs(h5attrs.read_all(h5g.open(parent, path.encode()), skip=_STAMPED))
 
 
-def _item(group: h5g.GroupID, link: bytes) -> _Item:
-    dataset = h5d.open(group, link)
+_STAMPED = frozenset({b"kind", b"id", b"schema_version", b"coordinates"})
+
+
+def _record_attrs(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return types.attrs_from_stored((k, v) for k, v in found if k.encode() not in _STAMPED)
+
+
+def _item(link: bytes, dataset: h5d.DatasetID) -> _Item:
     is_scale = bool(h5ds.is_scale(dataset))
     bare = is_scale and h5ds.get_scale_name(dataset).startswith(_BARE)
     address = int(h5o.get_info(dataset).addr) if is_scale else 0
-    return _Item(link, dataset, address, is_scale, bare, h5attrs.read_all(dataset))
+    attrs = dict(h5attrs.read_all(dataset))
+    name = str(attrs.get(LINK_ATTR, link.decode()))
+    return _Item(link, name, dataset, address, is_scale, bare, dataset.rank, attrs)
 
 
 def _dimensions(items: Sequence[_Item], kind: Kind | None) -> dict[bytes, tuple[str, ...]]:
@@ -111,7 +137,7 @@ def _dimensions(items: Sequence[_Item], kind: Kind | None) -> dict[bytes, tuple[
             if item.is_scale
             and (number := h5attrs.read_one(item.dataset, b"_Netcdf4Dimid")) is not None
         }
-        if any(item.is_scale and item.dataset.rank > 1 for item in items)
+        if any(item.is_scale and item.rank > 1 for item in items)
         else {}
     )
     dims = {item.link: _dims_of(item, by_address, by_number) for item in items}
@@ -130,13 +156,13 @@ def _dims_of(
     item: _Item, by_address: Mapping[int, str], by_number: Mapping[int, str]
 ) -> tuple[str | None, ...]:
     if item.is_scale:
-        if item.dataset.rank <= 1:
-            return (item.name,) * item.dataset.rank
+        if item.rank <= 1:
+            return (item.name,) * item.rank
         numbers = h5attrs.read_one(item.dataset, b"_Netcdf4Coordinates")
         if numbers is None:
-            return (item.name, *(None,) * (item.dataset.rank - 1))
+            return (item.name, *(None,) * (item.rank - 1))
         return tuple(by_number.get(int(number)) for number in numbers)
-    return tuple(_scale_of(item.dataset, axis, by_address) for axis in range(item.dataset.rank))
+    return tuple(_scale_of(item.dataset, axis, by_address) for axis in range(item.rank))
 
 
 def _scale_of(dataset: h5d.DatasetID, axis: int, by_address: Mapping[int, str]) -> str | None:
@@ -164,7 +190,7 @@ def _look_at_leaf(dataset: h5d.DatasetID, path: str, source: Source, kind: Kind 
     """A bare dataset stands for the first variable of its kind; its attributes for the record's."""
     name = kind.variables[0].name if kind is not None else path.rsplit("/", 1)[-1]
     attrs = h5attrs.read_all(dataset)
-    item = _Item(name.encode(), dataset, 0, False, False, [])
+    item = _Item(name.encode(), name, dataset, 0, False, False, dataset.rank, {})
     dims = default_dims({name: dataset.shape}, kind)[name]
     places: dict[str, Place] = {}
     variables = {name: _variable(item, path, dims, source, places)}
@@ -196,7 +222,7 @@ def _variable_text(item: _Item, address: str, dims: tuple[str, ...]) -> xr.Varia
         raise DamagedError(f"{address}: cannot be read: {error}") from error
     text = [t.decode("utf-8", "surrogateescape") if isinstance(t, bytes) else t for t in raw.flat]
     values = np.array(text, np.str_).reshape(raw.shape)
-    return xr.Variable(dims, values, types.attrs_from_stored(item.attrs))
+    return xr.Variable(dims, values, types.attrs_from_stored(item.attrs.items()))
 
 
 def record(parts: Sequence[Part], kind: Kind, timestamp: float, name: str) -> xr.Dataset:
@@ -212,7 +238,7 @@ def record(parts: Sequence[Part], kind: Kind, timestamp: float, name: str) -> xr
         attrs[kind.label] = name
     for part in parts:
         for key, value in part.attrs.items():
-            if key not in ("id", "schema_version", "timestamp"):
+            if key != "timestamp":
                 attrs.setdefault(key, value)
     _add_times(variables, coordinates, timestamp)
     return dataset(variables, coordinates, attrs, kind)
@@ -221,12 +247,13 @@ def record(parts: Sequence[Part], kind: Kind, timestamp: float, name: str) -> xr
 def _add_times(variables: dict[str, xr.Variable], coordinates: set[str], timestamp: float) -> None:
     stored = variables.get(schema.TIMESTAMP)
     attrs = stored.attrs if stored is not None else schema.TIMESTAMP_ATTRS
-    variables[schema.TIMESTAMP] = xr.Variable((), timestamp, attrs)
+    variables[schema.TIMESTAMP] = xr.Variable((), np.asarray(timestamp), attrs, fastpath=True)
     coordinates.add(schema.TIMESTAMP)
     taken = schema.TIME in variables or any(schema.TIME in v.dims for v in variables.values())
     moment = times.decoded(timestamp)
     if not taken and moment is not None:
-        variables[schema.TIME] = xr.Variable((), moment, schema.TIME_ATTRS)
+        date = np.asarray(moment)
+        variables[schema.TIME] = xr.Variable((), date, schema.TIME_ATTRS, fastpath=True)
         coordinates.add(schema.TIME)
 
 

@@ -455,23 +455,31 @@ def _piece(path: str, columns: list[Column], kind: Kind, name: str, attrs: dict[
 
 def _structure(sizes: Mapping[Hashable, int], kind: Kind, columns: Iterable[Column]) -> str:
     fixed = tuple((str(dim), size) for dim, size in sizes.items() if dim != kind.elastic)
-    described = tuple((c.name, c.logical, c.dims, c.coordinate, c.units) for c in columns)
+    described = tuple((c.name, c.logical, c.dims, c.coordinate, c.units, c.attrs) for c in columns)
     return _structure_text(fixed, described)
 
 
 @lru_cache(maxsize=1024)
 def _structure_text(
     sizes: tuple[tuple[str, int], ...],
-    columns: tuple[tuple[str, str, tuple[str, ...], bool, str], ...],
+    columns: tuple[tuple[str, str, tuple[str, ...], bool, str, tuple[Packed, ...]], ...],
 ) -> str:
-    """Canonical JSON; the elastic size is left out, since records differ in it."""
+    """Canonical JSON; the elastic size is left out, since records differ in it.
+
+    A dimension of characters has its width in its name, so texts of equal structure are equally
+    wide; attributes count as a hash.
+    """
     variables = {
-        name: [logical, dims[:-1] if types.drops_last_dim(logical) else dims, int(label), units]
-        for name, logical, dims, label, units in columns
+        name: [logical, dims, int(label), units, _fingerprint(attrs)]
+        for name, logical, dims, label, units, attrs in columns
     }
     return json.dumps(
         {"sizes": dict(sizes), "variables": variables}, sort_keys=True, ensure_ascii=False
     )
+
+
+def _fingerprint(attrs: tuple[Packed, ...]) -> str:
+    return hashlib.blake2b(repr(sorted(attrs)).encode(), digest_size=6).hexdigest()
 
 
 def _labels(coordinates: Iterable[Column], skipped: str | None) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -69,6 +70,9 @@ class Session:
         self._state_offset = -1
         self._catalogue: Catalogue | None = None
         self._catalogue_of: object = None
+        #: One part of each structure, for the catalogue's codes.
+        self._templates: dict[int, dict[str, Part]] = {}
+        self._untouched = False
         self._depth = 0
 
     # -- reading ---------------------------------------------------------------------------
@@ -94,16 +98,27 @@ class Session:
     @property
     def catalogue(self) -> Catalogue:
         """The time table, brought up to date."""
-        with self.mutex, self.reading() as h5file:
-            if self._catalogue is None or self._catalogue_of is not h5file:
-                self._load_catalogue(h5file)
-            assert self._catalogue is not None
-            return self._catalogue
+        with self.reading() as h5file:
+            return self._catalogue_for(h5file)
 
-    def _load_catalogue(self, h5file: H5File) -> None:
-        found = Catalogue.read(h5file)
-        self._catalogue = found if found is not None else tables.rebuild(h5file)
-        self._catalogue_of = h5file
+    def is_untouched(self) -> bool:
+        """Tell whether only neurostore has written to the file since its last commit.
+
+        Then the catalogue's word on the structure of a record can be taken.  A commit sets the
+        file's time of modification to the one it notes; anybody else's writing changes it.
+        """
+        if self._depth == 0 and self._catalogue is not None:
+            modified = os.fstat(self._state_fd).st_mtime_ns
+            self._untouched = modified == self._catalogue.state["modified"]
+        return self._untouched
+
+    def _catalogue_for(self, h5file: H5File) -> Catalogue:
+        if self._catalogue is None or self._catalogue_of is not h5file:
+            found = Catalogue.read(h5file)
+            self._catalogue = found if found is not None else tables.rebuild(h5file)
+            self._catalogue_of = h5file
+            self._templates = {}
+        return self._catalogue
 
     def _is_current(self) -> bool:
         assert self._file is not None
@@ -152,9 +167,12 @@ class Session:
         if self._state_fd < 0:
             self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def read_values(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
+    def read_values(
+        self, source: RecordSource, address: str, selection: Key | None
+    ) -> np.ndarray[Any, Any]:
         """Return values of one dataset as they are on disk; the one place that reads chunks."""
         with self.reading() as h5file:
+            source.check(self._catalogue_for(h5file))
             return tree.read_values(h5file, str(self.path), address, selection)
 
     # -- writing ---------------------------------------------------------------------------
@@ -240,9 +258,13 @@ class Session:
         assert self._writer is not None
         assert self._file is not None
         assert self._catalogue is not None
+        now = time.time_ns()
+        self._catalogue.state["modified"] = now
         self._catalogue.write(self._writer, self._file)
         self._writer.flush()
         self._file.commit()
+        with suppress(OSError):  # not the owner: then the catalogue is not taken at its word
+            os.utime(self.path, ns=(now, now))
 
     def _open_writer(self, durability: Durability) -> None:
         if self._writer is not None:
@@ -350,7 +372,7 @@ class Session:
     def open_record(self, entry: Entry) -> tuple[xr.Dataset, dict[str, Place]]:
         """Return one record, lazily, and where the values of its variables are."""
         with self.reading() as h5file:
-            held = self.catalogue
+            held = self._catalogue_for(h5file)
             row = held.tables[entry.kind.name].rows[entry.row]
             found = self._look(h5file, entry)
             ds = reading.record(
@@ -368,7 +390,7 @@ class Session:
     def open_parts(self, entry: Entry) -> dict[str, xr.Dataset]:
         """Return the parts of one record by their address, lazily."""
         with self.reading() as h5file:
-            held = self.catalogue
+            held = self._catalogue_for(h5file)
             row = held.tables[entry.kind.name].rows[entry.row]
             name = held.text(int(row["name"]))
             return {
@@ -377,16 +399,32 @@ class Session:
             }
 
     def _look(self, h5file: H5File, entry: Entry) -> dict[str, Part]:
-        held = self.catalogue
-        serial = int(held.tables[entry.kind.name].rows["serial"][entry.row])
-        source = RecordSource(str(self.path), held.file_id, entry.id, serial, held.state["epoch"])
-        addresses = [f"{part.path}/{entry.id}" for part in entry.kind.parts]
+        """Return the parts of a record; those of a known structure without opening a variable."""
+        held = self._catalogue_for(h5file)
+        row = held.tables[entry.kind.name].rows[entry.row]
+        source = RecordSource(
+            str(self.path), held.file_id, entry.id, held.serial(entry), held.state["epoch"]
+        )
+        code = int(row["structure"])
+        known = self._templates.get(code) if code and self.is_untouched() else None
         try:
-            return {
-                address: tree.look(h5file, address, source, entry.kind)
-                for address in addresses
-                if tree.has(h5file, address)
+            if known is not None:
+                elastic, length = entry.kind.elastic, int(row["length"])
+                addresses = [f"{path}/{entry.id}" for path in known]
+                return {
+                    address: part.of_another(
+                        address, tree.own_attrs(h5file, address), source, elastic, length
+                    )
+                    for address, part in zip(addresses, known.values(), strict=True)
+                }
+            found = {
+                part.path: tree.look(h5file, f"{part.path}/{entry.id}", source, entry.kind)
+                for part in entry.kind.parts
+                if tree.has(h5file, f"{part.path}/{entry.id}")
             }
+            if code:
+                self._templates[code] = found
+            return {f"{path}/{entry.id}": part for path, part in found.items()}
         except (OSError, RuntimeError, ValueError) as error:
             raise DamagedError(
                 f"{self.path}: the record {entry.id!r} is damaged: {error}"
@@ -490,26 +528,21 @@ class RecordSource:
 
     def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
         """Return values of one dataset of the record."""
-        session = attach(Path(self.path), "r")
-        with session.mutex:
-            held = session.catalogue
-            if held.file_id != self.file_id:
-                raise RecordNotFoundError(
-                    f"{self.path}: the file was replaced since {self.record_id!r} was opened"
-                )
-            if held.state["epoch"] != self.epoch and self.serial >= 0:
-                self._check_alive(held)
-            return session.read_values(address, selection)
+        return attach(Path(self.path), "r").read_values(self, address, selection)
 
-    def _check_alive(self, held: Catalogue) -> None:
+    def check(self, held: Catalogue) -> None:
+        """Raise unless the record is still there, and still the one that was opened."""
+        if held.file_id != self.file_id:
+            raise RecordNotFoundError(
+                f"{self.path}: the file was replaced since {self.record_id!r} was opened"
+            )
+        if held.state["epoch"] == self.epoch or self.serial < 0:
+            return
         entry = held.find(self.record_id)
-        if entry is not None:
-            serial = held.tables[entry.kind.name].rows["serial"][entry.row]
-            if int(serial) == self.serial:
-                return
-        raise RecordNotFoundError(
-            f"{self.path}: the record {self.record_id!r} was removed after it was opened"
-        )
+        if entry is None or held.serial(entry) != self.serial:
+            raise RecordNotFoundError(
+                f"{self.path}: the record {self.record_id!r} was removed after it was opened"
+            )
 
 
 # -- the registry ----------------------------------------------------------------------------

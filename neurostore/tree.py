@@ -45,6 +45,7 @@ __all__ = [
     "has",
     "has_catalogue",
     "look",
+    "own_attrs",
     "open_native",
     "read_values",
     "set_aside",
@@ -91,7 +92,7 @@ def open_native(path: Path) -> H5File:
 
 def has(h5file: H5File, address: str) -> bool:
     """Tell whether something stands at ``address``."""
-    return address in h5file
+    return address.encode() in h5file.id
 
 
 def has_catalogue(h5file: H5File) -> bool:
@@ -102,6 +103,11 @@ def has_catalogue(h5file: H5File) -> bool:
 def look(h5file: H5File, address: str, source: Source, kind: Kind | None) -> reading.Part:
     """Return what stands at ``address``."""
     return reading.look(h5file.id, address, source, kind)
+
+
+def own_attrs(h5file: H5File, address: str) -> dict[str, Any]:
+    """Return the attributes of a part that records of equal structure differ in."""
+    return reading.own_attrs(h5file.id, address)
 
 
 def created_at(h5file: H5File, path: Path) -> float:
