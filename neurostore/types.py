@@ -62,6 +62,7 @@ RESERVED_ATTRS = frozenset(
 COMPLEX_DIM = "complex_part"
 
 _NATIVE = frozenset({"i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"})
+_QUIET_NAN = np.uint32(0x7FC00000)
 _VIA_INT8 = frozenset({"int4", "int2"})
 _VIA_UINT8 = frozenset({"uint4", "uint2"})
 _EXTENDED = {
@@ -132,7 +133,7 @@ def to_stored(array: np.ndarray[Any, Any]) -> Stored:
     if dtype.str[1:] in _NATIVE:
         return Stored(array)
     if dtype.name in _EXTENDED:
-        return Stored(array.astype(_extended_carrier(dtype)), {DTYPE_ATTR: dtype.name})
+        return Stored(_extended_to_stored(array), {DTYPE_ATTR: dtype.name})
     if dtype.kind == "b":
         return Stored(array.view(np.int8), {"dtype": "bool"})
     if dtype.kind == "f":
@@ -146,6 +147,35 @@ def to_stored(array: np.ndarray[Any, Any]) -> Stored:
 
 def _like(dtype: np.dtype[Any], code: str) -> np.dtype[Any]:
     return np.dtype(code).newbyteorder(dtype.byteorder)
+
+
+def _extended_to_stored(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Widen by value; casts make all NaN alike, so the code of each goes into its payload."""
+    if array.dtype.name == "bfloat16":  # the upper half of a float32
+        upper = np.ascontiguousarray(array).reshape(array.shape).view("u2")
+        return np.asarray(np.left_shift(upper, 16, dtype="u4")).view("f4")
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        wide = array.astype(_extended_carrier(array.dtype))
+    if wide.dtype.kind == "f" and (odd := np.isnan(wide)).any():
+        wide.view("u4")[odd] = _QUIET_NAN | _codes(array)[odd]
+    return wide
+
+
+def _extended_from_stored(
+    values: np.ndarray[Any, Any], dtype: np.dtype[Any]
+) -> np.ndarray[Any, Any]:
+    if dtype.name == "bfloat16" and not (values.view("u4") & 0xFFFF).any():
+        return np.asarray(np.right_shift(values.view("u4"), 16)).astype("u2").view(dtype)
+    narrow = values.astype(dtype)
+    if values.dtype.kind == "f" and (odd := np.isnan(values)).any():
+        codes = values.view("u4")[odd].astype(_codes(narrow).dtype)
+        ours = np.isnan(codes.view(dtype).astype("f4"))
+        _codes(narrow)[odd] = np.where(ours, codes, _codes(narrow)[odd])
+    return narrow
+
+
+def _codes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.view(f"u{array.dtype.itemsize}")
 
 
 def _extended_carrier(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -235,7 +265,7 @@ def from_stored(values: np.ndarray[Any, Any], logical: str) -> np.ndarray[Any, A
     if logical == "str":
         return _text_from_stored(values)
     if logical in _EXTENDED:
-        return values.astype(_EXTENDED[logical])
+        return _extended_from_stored(values, _EXTENDED[logical])
     dtype = np.dtype(logical)
     if dtype.kind == "f":
         return values.astype(dtype)

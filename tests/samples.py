@@ -119,12 +119,22 @@ def assert_same_values(got: Any, wanted: Any, where: str = "") -> None:
         assert got.tolist() == wanted.tolist(), where
         return
     assert got.dtype == wanted.dtype, f"{where}: {got.dtype} instead of {wanted.dtype}"
-    assert got.tobytes() == wanted.tobytes(), f"{where}: {got!r} instead of {wanted!r}"
+    if got.tobytes() != wanted.tobytes():
+        odd = np.flatnonzero(_bits(got) != _bits(wanted))
+        first = np.unravel_index(odd[0], got.shape)
+        raise AssertionError(
+            f"{where}: {len(odd)} of {got.size} values differ, the first at "
+            f"{tuple(map(int, first))}: {got[first]!r} instead of {wanted[first]!r}"
+        )
+
+
+def _bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(values).reshape(-1).view(f"V{values.dtype.itemsize}")
 
 
 def assert_same_attrs(got: Mapping[Any, Any], wanted: Mapping[Any, Any], where: str = "") -> None:
     """Same names, and values that Python takes for equal (a list stays a list)."""
-    assert set(got) == set(wanted), f"{where}: {dict(got)} instead of {dict(wanted)}"
+    assert set(got) == set(wanted), f"{where}: {set(got) ^ set(wanted)} are on one side only"
     for name, value in wanted.items():
         here = f"{where}.attrs[{name!r}]"
         if isinstance(value, np.ndarray):
