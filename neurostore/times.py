@@ -7,6 +7,7 @@ it and back to ``datetime64``.  It keeps no clock.
 from __future__ import annotations
 
 import math
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ TimeLike = Any
 
 _NS = 1_000_000_000
 _LAST_NS = 2**63 - 1
+_LARGEST = sys.float_info.max
 
 
 def to_seconds(value: TimeLike, what: str = "timestamp") -> float:
@@ -39,8 +41,10 @@ def to_seconds(value: TimeLike, what: str = "timestamp") -> float:
 
 
 def _seconds(value: Any, what: str) -> float:
-    if isinstance(value, float | int) and not isinstance(value, bool):
+    if isinstance(value, float):
         return float(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value) if abs(value) <= _LARGEST else math.inf
     if isinstance(value, str):
         return _from_text(value, what)
     if isinstance(value, datetime):  # pandas Timestamp is one
@@ -121,4 +125,4 @@ def decoded_many(seconds: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
         return None
     whole = np.floor(seconds)
     nanoseconds = whole.astype(np.int64) * _NS + np.rint((seconds - whole) * _NS).astype(np.int64)
-    return nanoseconds.astype("datetime64[ns]")
+    return np.asarray(nanoseconds.astype("datetime64[ns]"))

@@ -65,7 +65,7 @@ _NATIVE = frozenset({"i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"}
 _QUIET_NAN = np.uint32(0x7FC00000)
 _VIA_INT8 = frozenset({"int4", "int2"})
 _VIA_UINT8 = frozenset({"uint4", "uint2"})
-_EXTENDED = {
+_EXTENDED: dict[str, np.dtype[Any]] = {
     name: np.dtype(getattr(ml_dtypes, name))
     for name in dir(ml_dtypes)
     if name.startswith(("bfloat16", "float", "int", "uint"))
@@ -298,8 +298,15 @@ def to_json(value: Any, where: str = "metadata") -> str:
     '{"a": [1, null], "b": 0.5}'
     """
     text = json.dumps(_plain(value, where), ensure_ascii=False)
-    text.encode("utf-8")
+    _check_text(text, where)
     return text
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} holds text that UTF-8 cannot hold: {error}") from None
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -338,6 +345,9 @@ def attrs_to_stored(
     awkward: dict[str, Any] = {}
     for name, value in attrs.items():
         key = _key(name, where)
+        _check_text(key, f"{where}, the name {key!r}")
+        if isinstance(value, str):
+            _check_text(value, f"{where}[{key!r}]")
         target = native if key not in taken and _is_native(key, value) else awkward
         target[key] = value
     if awkward:

@@ -509,7 +509,7 @@ def check_name(store: Store, storage: HDF5Storage, name: str) -> None:
     assert unicodedata.is_normalized("NFC", record_id)
     assert record_id in store.ids("reservoir_states", name=name)
     assert store.catalogue(name=name)["name"].values.tolist()[0] == name
-    states, timestamp, found = storage.retrieve_reservoir_states(record_id)
+    _, timestamp, found = storage.retrieve_reservoir_states(record_id)
     assert (timestamp, found) == (1.0, name)
 
 
