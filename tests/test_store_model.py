@@ -1,0 +1,232 @@
+"""A store against a dict: any order of storing, failing, ageing, reopening tells the same."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from samples import assert_same, record
+
+import neurostore
+from neurostore import HDF5Storage, RecordNotFoundError, ValidationError
+from neurostore.schema import KINDS
+from neurostore.store import Store
+
+#: Days after 1980, so that they have an age; few, so that records meet.
+DAYS = st.integers(5_000, 5_004)
+NAMES = st.sampled_from(["main", "other/0"])
+DAY = 86_400.0
+
+
+class Boom(Exception):
+    """What a user's code raises in the middle of a batch."""
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Every rule is done to the store and to a plain dict of the same records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / "run.h5"
+        self.model: dict[str, xr.Dataset] = {}
+        self.current: set[str] = set()
+        self.order: list[str] = []
+        self.seen: set[str] = set()
+        self.rotations = 0
+
+    @initialize()
+    def open(self) -> None:
+        self.store = neurostore.open(self.path, durability="process")
+        self.second = neurostore.open(self.path, durability="process", compression="lzf")
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.second.close()
+        shutil.rmtree(self.folder)
+
+    # -- what can happen ------------------------------------------------------------------------
+
+    def _remember(self, record_id: str, ds: xr.Dataset) -> None:
+        assert record_id not in self.seen, "an id was given twice"
+        self.seen.add(record_id)
+        self.model[record_id] = ds
+        self.current.add(record_id)
+        self.order.append(record_id)
+
+    @rule(kind=st.sampled_from(sorted(KINDS)), day=DAYS, name=NAMES, second=st.booleans())
+    def put(self, kind: str, day: int, name: str, second: bool) -> None:
+        ds = record(KINDS[kind], timestamp=day * DAY, name=name, metadata={"n": len(self.seen)})
+        store = self.second if second else self.store
+        self._remember(store.store(ds), ds)
+
+    @rule(days=st.lists(DAYS, max_size=4), length=st.integers(0, 40))
+    def put_a_batch(self, days: list[int], length: int) -> None:
+        made = [self._spikes(day, length + n) for n, day in enumerate(days)]
+        with self.store.batch():
+            ids = [self.store.store(ds) for ds in made]
+            for record_id, ds in zip(ids, made, strict=True):
+                assert_same(self.store.retrieve(record_id), ds)
+        for record_id, ds in zip(ids, made, strict=True):
+            self._remember(record_id, ds)
+
+    def _spikes(self, day: int, count: int) -> xr.Dataset:
+        return neurostore.spike_train(
+            np.arange(count) * 0.1, np.arange(count), timestamp=day * DAY, metadata={"n": count}
+        )
+
+    @rule(days=st.lists(DAYS, min_size=1, max_size=3), bad=st.booleans())
+    def fail_in_a_batch(self, days: list[int], bad: bool) -> None:
+        def batch() -> None:
+            with self.store.batch():
+                for day in days:
+                    self.store.store(self._spikes(day, 3))
+                if bad:
+                    self.store.store(xr.Dataset({"x": 1}))
+                raise Boom
+
+        with pytest.raises((Boom, ValidationError)):
+            batch()
+
+    @rule()
+    def fail_to_put(self) -> None:
+        with pytest.raises(ValidationError):
+            self.store.store(xr.Dataset({"x": 1}))
+
+    @rule(day=DAYS, kind=st.none() | st.sampled_from(sorted(KINDS)), dry=st.booleans())
+    def clean(self, day: int, kind: str | None, dry: bool) -> None:
+        gone = {
+            record_id
+            for record_id in self.current
+            if float(self.model[record_id]["timestamp"]) < day * DAY
+            and kind in (None, self.model[record_id].attrs["kind"])
+        }
+        found = self.store.cleanup(1, now=(day + 1) * DAY, kind=kind, dry_run=dry)
+        assert set(found) == gone
+        assert len(found) == len(gone)
+        if not dry:
+            self.current -= gone
+            for record_id in gone:
+                del self.model[record_id]
+                self.order.remove(record_id)
+
+    @rule()
+    def compact(self) -> None:
+        self.store.compact()
+
+    @precondition(lambda self: self.rotations < 2)
+    @rule()
+    def rotate(self) -> None:
+        older = self.store.rotate()
+        assert older.is_file()
+        self.rotations += 1
+        self.current.clear()
+
+    @rule()
+    def close_and_open(self) -> None:
+        self.store.close()
+        self.store = neurostore.open(self.path, durability="process")
+
+    @rule()
+    def close_all_and_open(self) -> None:
+        self.store.close()
+        self.second.close()
+        assert not list(self.folder.glob("*-journal"))
+        self.open()
+
+    # -- what can be asked ----------------------------------------------------------------------
+
+    def _answer(self, keep: Callable[[xr.Dataset], bool]) -> list[tuple[float, str]]:
+        return [
+            (float(self.model[record_id]["timestamp"]), record_id)
+            for record_id in self.order
+            if keep(self.model[record_id])
+        ]
+
+    @rule(start=DAYS, end=DAYS, kind=st.none() | st.sampled_from(sorted(KINDS)))
+    def ask(self, start: int, end: int, kind: str | None) -> None:
+        found = self.second.ids(kind, start * DAY, end * DAY)
+        wanted = self._answer(
+            lambda ds: (
+                start * DAY <= float(ds["timestamp"]) <= end * DAY
+                and kind in (None, ds.attrs["kind"])
+            )
+        )
+        assert sorted(found) == sorted(record_id for _, record_id in wanted)
+        moments = [float(self.model[record_id]["timestamp"]) for record_id in found]
+        assert moments == sorted(moments)
+
+    @rule(name=NAMES)
+    def ask_by_name(self, name: str) -> None:
+        found = self.store.ids("reservoir_states", name=name)
+        wanted = self._answer(lambda ds: ds.attrs.get("reservoir_id") == name)
+        assert sorted(found) == sorted(record_id for _, record_id in wanted)
+
+    @rule()
+    def join(self) -> None:
+        spikes = [
+            self.model[record_id]
+            for record_id in self.store.ids("spike_train")
+            if self.model[record_id].sizes["spike"]
+        ]
+        joined = self.second.range("spike_train")
+        wanted = [t for ds in spikes for t in ds["spike_times"].values.tolist()]
+        assert joined["spike_times"].values.tolist() == wanted
+
+    @rule(data=st.data())
+    def ask_for_one(self, data: st.DataObject) -> None:
+        if self.model:
+            record_id = data.draw(st.sampled_from(sorted(self.model)))
+            assert_same(self.second.retrieve(record_id), self.model[record_id])
+
+    @rule()
+    def ask_for_what_is_gone(self) -> None:
+        for record_id in sorted(self.seen - set(self.model))[:3]:
+            with pytest.raises(RecordNotFoundError):
+                self.store.retrieve(record_id)
+
+    @rule()
+    def ask_the_array_face(self) -> None:
+        with HDF5Storage(self.path, durability="process") as storage:
+            ids = storage.get_spike_trains_in_range(0, 1e12)
+            for record_id in ids:
+                train = storage.retrieve_spike_train(record_id)
+                assert len(train.spike_times) == self.model[record_id].sizes["spike"]
+
+    @invariant()
+    def holds_what_the_dict_holds(self) -> None:
+        for store in self._stores():
+            assert sorted(store.ids()) == sorted(self.model)
+
+    def _stores(self) -> list[Store]:
+        return [getattr(self, name) for name in ("store", "second") if hasattr(self, name)]
+
+
+EVERYTHING: dict[str, Any] = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+def test_a_store_is_a_dict_of_records() -> None:
+    run_state_machine_as_test(
+        StoreMachine, settings=settings(max_examples=25, stateful_step_count=25, **EVERYTHING)
+    )
