@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.second = neurostore.open(self.path, durability="process", compression="lzf")
 
     def teardown(self) -> None:
-        self.store.close()
-        self.second.close()
+        for store in self._stores():
+            store.close()
         shutil.rmtree(self.folder)
 
     # -- what can happen ------------------------------------------------------------------------
@@ -239,3 +240,29 @@ def test_a_store_is_a_dict_of_records() -> None:
     run_state_machine_as_test(
         StoreMachine, settings=settings(max_examples=40, stateful_step_count=30, **EVERYTHING)
     )
+
+
+MANY = 150
+
+
+def test_many_files_one_after_the_other(tmp_path: Path) -> None:
+    """More than are kept open at a time, by the face that nobody closes."""
+    spikes = neurostore.spike_train([0.1], [1], timestamp=1.0)
+    for number in range(MANY):
+        path = tmp_path / f"{number}.h5"
+        assert spikes.neuro.store(path, durability="process") == "train_1.0"
+        assert xr.open_dataset(path, engine="neurostore").sizes == {"record": 1}
+    for number in range(MANY):
+        assert spikes.neuro.ids(path=tmp_path / f"{number}.h5") == ["train_1.0"]
+
+
+def test_many_stores_open_at_once(tmp_path: Path) -> None:
+    spikes = neurostore.spike_train([0.1], [1], timestamp=1.0)
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(neurostore.open(tmp_path / f"{n}.h5", durability="process"))
+            for n in range(MANY)
+        ]
+        for store in [*stores, *stores[::-1]]:
+            store.store(spikes)
+        assert {len(store.ids()) for store in stores} == {2}
