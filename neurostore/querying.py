@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 
 from neurostore import schema, times
+from neurostore.catalogue import Catalogue, Entry
 from neurostore.combining import RECORD, Join, Member, Opened, combine, over_records
 from neurostore.errors import RecordNotFoundError, ValidationError
 from neurostore.schema import KINDS, Kind
@@ -22,43 +22,61 @@ from neurostore.session import RecordSource, Session
 
 __all__ = ["catalogue", "groups", "ids", "info", "range_", "retrieve"]
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True)
-class _Hit:
-    """One record that a query found."""
+class _Found:
+    """The rows of one kind in one file that a query found, in time order."""
 
     session: Session
+    held: Catalogue
     kind: Kind
-    row: int
-    timestamp: float
+    rows: np.ndarray[Any, Any]
+
+    def column(self, name: str) -> np.ndarray[Any, Any]:
+        """Return one column of the rows."""
+        return np.asarray(self.held.tables[self.kind.name].rows[name][self.rows])
+
+    def texts(self, name: str) -> list[str]:
+        """Return a column of codes as the texts they stand for."""
+        return [self.held.text(code) for code in self.column(name).tolist()]
+
+    def ids(self) -> list[str]:
+        return self.held.ids(self.kind, self.rows)
+
+    def entries(self) -> Iterator[tuple[Session, Entry]]:
+        for record_id, row in zip(self.ids(), self.rows.tolist(), strict=True):
+            yield self.session, Entry(self.kind, record_id, row)
 
 
-def _hits(
+def _find(
     session: Session,
     kind: str | None,
     start: times.TimeLike | None,
     end: times.TimeLike | None,
     name: str | None,
-) -> Iterator[_Hit]:
-    """Yield what a query finds, in time order over all kinds and files."""
+) -> list[_Found]:
+    """Return what a query finds, the oldest file first; the catalogues are brought up to date."""
     low, high = _bounds(start, end)
+    kinds = _kinds(kind)
     found = []
-    for member in members(session):
+    for member in reversed(list(members(session))):
         held = member.catalogue
-        for wanted in _kinds(kind):
+        for wanted in kinds:
             rows = held.select(wanted, low, high, name)
             if len(rows):
-                moments = held.tables[wanted.name].rows["timestamp"][rows].tolist()
-                found.append(
-                    [
-                        _Hit(member, wanted, row, t)
-                        for row, t in zip(rows.tolist(), moments, strict=True)
-                    ]
-                )
-    if len(found) == 1:
-        yield from found[0]
-    else:
-        yield from heapq.merge(*reversed(found), key=lambda hit: hit.timestamp)
+                found.append(_Found(member, held, wanted, rows))
+    return found
+
+
+def _merged(found: Sequence[_Found], values: Callable[[_Found], Iterable[Value]]) -> list[Value]:
+    """Return one value for every row, in time order over all kinds and files."""
+    merged = [value for part in found for value in values(part)]
+    if len(found) < 2:
+        return merged
+    moments = np.concatenate([part.column("timestamp") for part in found])
+    return [merged[position] for position in np.argsort(moments, kind="stable").tolist()]
 
 
 def _bounds(start: Any, end: Any) -> tuple[float, float]:
@@ -82,12 +100,7 @@ def kind_of(kind: str) -> Kind:
 
 def ids(session: Session, kind: Any, start: Any, end: Any, name: str | None) -> list[str]:
     """Return ids in time order."""
-    return [_id(hit) for hit in _hits(session, kind, start, end, name)]
-
-
-def _id(hit: _Hit) -> str:
-    held = hit.session.catalogue
-    return held.id_of(held.tables[hit.kind.name], hit.row)
+    return _merged(_find(session, kind, start, end, name), _Found.ids)
 
 
 def retrieve(session: Session, record_id: str) -> xr.Dataset:
@@ -108,65 +121,61 @@ def range_(
 ) -> xr.Dataset:
     """Return the records of a span of time as one Dataset."""
     row = kind_of(kind)
-    by_id: dict[str, tuple[Session, int]] = {}
-    found = []
-    for hit in _hits(session, kind, start, end, name):
-        member = _member(hit)
-        by_id[member.id] = (hit.session, hit.row)
-        found.append(member)
+    found = _find(session, kind, start, end, name)
+    where = {entry.id: (holder, entry) for part in found for holder, entry in part.entries()}
 
     def opener(member: Member) -> Opened:
-        holder, number = by_id[member.id]
-        ds, places = holder.open_record(holder.catalogue.entry(row, number))
-        return Opened(ds, places)
+        holder, entry = where[member.id]
+        return Opened(*holder.open_record(entry))
 
-    ds = combine(row, found, opener, join)
+    ds = combine(row, _merged(found, _members), opener, join)
     ds.encoding["source"] = str(session.path)
     return ds
 
 
-def _member(hit: _Hit) -> Member:
-    held = hit.session.catalogue
-    table = held.tables[hit.kind.name]
-    row = table.rows[hit.row]
-    record_id = held.id_of(table, hit.row)
-    return Member(
-        id=record_id,
-        timestamp=hit.timestamp,
-        name=held.text(int(row["name"])),
-        length=int(row["length"]),
-        structure=held.text(int(row["structure"])) if hit.session.is_untouched() else "",
-        labels=int(row["labels"]),
-        source=RecordSource(
-            str(hit.session.path), held.file_id, record_id, int(row["serial"]), held.state["epoch"]
-        ),
+def _members(found: _Found) -> Iterator[Member]:
+    """Yield the records as a range takes them.
+
+    Where somebody else wrote to the file, nothing is taken from the catalogue but the names.
+    """
+    known = found.session.is_untouched()
+    path, file_id, epoch = str(found.session.path), found.held.file_id, found.held.state["epoch"]
+    columns = zip(
+        found.ids(),
+        found.column("timestamp").tolist(),
+        found.texts("name"),
+        found.column("length").tolist(),
+        found.texts("structure") if known else [""] * len(found.rows),
+        found.column("labels").tolist(),
+        found.column("serial").tolist(),
+        strict=True,
     )
+    for record_id, moment, name, length, structure, labels, serial in columns:
+        source = RecordSource(path, file_id, record_id, serial, epoch)
+        yield Member(record_id, moment, name, length, structure, labels, source)
 
 
 def catalogue(session: Session, kind: Any, start: Any, end: Any, name: str | None) -> xr.Dataset:
     """Return the table of records as a Dataset along ``record``."""
-    found = list(_hits(session, kind, start, end, name))
-    columns: dict[str, list[Any]] = {"kind": [], "name": [], "length": [], "stored_bytes": []}
-    for hit in found:
-        held = hit.session.catalogue
-        row = held.tables[hit.kind.name].rows[hit.row]
-        columns["kind"].append(hit.kind.name)
-        columns["name"].append(held.text(int(row["name"])))
-        columns["length"].append(int(row["length"]))
-        columns["stored_bytes"].append(int(row["stored_bytes"]))
-    moments = np.array([hit.timestamp for hit in found], np.float64)
-    coords = over_records(None, [_id(hit) for hit in found], moments, [])
-    data = {
-        key: (
-            RECORD,
-            np.array(values, np.str_ if key in ("kind", "name") else np.int64),
-            _NOTES[key],
-        )
-        for key, values in columns.items()
+    found = _find(session, kind, start, end, name)
+    columns = {
+        "kind": _texts(_merged(found, lambda part: [part.kind.name] * len(part.rows))),
+        "name": _texts(_merged(found, lambda part: part.texts("name"))),
+        "length": np.array(_merged(found, lambda part: part.column("length")), np.int64),
+        "stored_bytes": np.array(
+            _merged(found, lambda part: part.column("stored_bytes")), np.int64
+        ),
     }
+    moments = np.array(_merged(found, lambda part: part.column("timestamp")), np.float64)
+    coords = over_records(None, _merged(found, _Found.ids), moments, [])
+    data = {key: (RECORD, values, _NOTES[key]) for key, values in columns.items()}
     ds = xr.Dataset(data, coords, {"title": "records of a neurostore file"})
     ds.encoding["source"] = str(session.path)
     return ds
+
+
+def _texts(values: list[str]) -> np.ndarray[Any, Any]:
+    return np.array(values, np.str_) if values else np.empty(0, "U1")
 
 
 _NOTES = {
@@ -182,9 +191,10 @@ def groups(
 ) -> dict[str, xr.Dataset]:
     """Return the parts of records by address."""
     found: dict[str, xr.Dataset] = {}
-    for hit in _hits(session, kind, start, end, name):
-        entry = hit.session.catalogue.entry(hit.kind, hit.row)
-        found.update(hit.session.open_parts(entry))
+    for holder, entry in _merged(_find(session, kind, start, end, name), _Found.entries):
+        for address, ds in holder.open_parts(entry).items():
+            ds.encoding.update(source=str(session.path), group=f"/{address}")
+            found[address] = ds
     return found
 
 
@@ -230,8 +240,9 @@ def _variables(member: Session, kind: Kind, rows: np.ndarray[Any, Any]) -> int:
     for code, repeat in zip(codes, repeats, strict=True):
         text = held.text(int(code))
         if text:
-            total += int(repeat) * len(json.loads(text)["variables"])
+            named = json.loads(text)["variables"].keys() - {schema.TIMESTAMP}
+            total += int(repeat) * len(named)
     for row in rows[held.tables[kind.name].rows["structure"][rows] == 0]:
-        ds, places = member.open_record(held.entry(kind, int(row)))
-        total += len(places)
+        _, places = member.open_record(held.entry(kind, int(row)))
+        total += len(places.keys() - {schema.TIMESTAMP})
     return total
