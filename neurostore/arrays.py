@@ -19,6 +19,7 @@ from xarray.core import indexing
 from neurostore import types
 
 __all__ = [
+    "Held",
     "Missing",
     "Place",
     "RaggedArray",
@@ -68,16 +69,42 @@ class Place:
         return types.from_stored(self.source.read(self.address, key), self.logical)
 
 
+#: NaN in it widens no other float.
+_SMALLEST = np.dtype(np.float16)
+
+
 @dataclass(frozen=True)
 class Missing:
     """Stands in for a variable that one of many records lacks: NaN."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any] = np.dtype(np.float16)
+    dtype: np.dtype[Any] = _SMALLEST
 
     def read(self, key: Key | None = None) -> np.ndarray[Any, Any]:
         """Return NaN."""
         return np.full(_picked_shape(self.shape, key or ()), np.nan, self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A variable of one record that is in memory already."""
+
+    values: np.ndarray[Any, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the dimensions."""
+        return tuple(self.values.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the values."""
+        dtype: np.dtype[Any] = self.values.dtype
+        return dtype
+
+    def read(self, key: Key | None = None) -> np.ndarray[Any, Any]:
+        """Return the selected values."""
+        return np.asarray(self.values[key or ()])
 
 
 class _Adapted(BackendArray):
@@ -111,10 +138,10 @@ class StoredArray(_Adapted):
 class StackedArray(_Adapted):
     """Equal-shaped variables of many records, along a new first dimension."""
 
-    def __init__(self, places: Sequence[Place], dtype: np.dtype[Any] | None = None) -> None:
+    def __init__(self, places: Sequence[Place | Held], dtype: np.dtype[Any]) -> None:
         self._places = tuple(places)
         self.shape = (len(places), *places[0].shape)
-        self.dtype = dtype if dtype is not None else np.result_type(*{p.dtype for p in places})
+        self.dtype = dtype
 
     def _get(self, key: Key) -> np.ndarray[Any, Any]:
         record, inner = key[0], key[1:]
@@ -135,7 +162,7 @@ class StackedArray(_Adapted):
 class RaggedArray(_Adapted):
     """Variables of many records joined end to end along their first dimension."""
 
-    def __init__(self, places: Sequence[Place | Missing], dtype: np.dtype[Any]) -> None:
+    def __init__(self, places: Sequence[Place | Held | Missing], dtype: np.dtype[Any]) -> None:
         self._places = tuple(places)
         self._ends = np.cumsum([place.shape[0] for place in places])
         self.shape = (int(self._ends[-1]) if len(places) else 0, *_tail(places))
@@ -144,7 +171,7 @@ class RaggedArray(_Adapted):
     def _get(self, key: Key) -> np.ndarray[Any, Any]:
         first = key[0]
         if isinstance(first, int | np.integer):
-            return self._rows(int(first), int(first) + 1, key[1:])[0]
+            return np.asarray(self._rows(int(first), int(first) + 1, key[1:])[0])
         start, stop, step = first.indices(self.shape[0])
         return self._rows(start, max(start, stop), key[1:])[::step]
 
@@ -181,25 +208,33 @@ class RowIndexArray(_Adapted):
 class ScatteredArray(_Adapted):
     """One-dimensional variables of many records, each put into its columns of a wider row.
 
-    Columns that a record lacks hold NaN.
+    Columns that a record lacks hold NaN, NaT or the empty text.
     """
 
-    def __init__(self, places: Sequence[Place], columns: Sequence[Any], width: int) -> None:
+    def __init__(
+        self,
+        places: Sequence[Place | Held | Missing],
+        columns: Sequence[np.ndarray[Any, Any]],
+        width: int,
+        dtype: np.dtype[Any],
+    ) -> None:
         self._places = tuple(places)
         self._columns = tuple(columns)
         self.shape = (len(places), width)
-        self.dtype = np.result_type(np.float64, *{place.dtype for place in places})
+        self.dtype = dtype
 
     def _get(self, key: Key) -> np.ndarray[Any, Any]:
         numbers = np.atleast_1d(np.arange(self.shape[0])[key[0]])
-        rows = np.full((len(numbers), self.shape[1]), np.nan, self.dtype)
+        rows = np.zeros((len(numbers), self.shape[1]), self.dtype)
+        if self.dtype.kind not in "biuUS":
+            rows[:] = np.array("NaT" if self.dtype.kind in "Mm" else np.nan).astype(self.dtype)
         for row, number in enumerate(numbers):
             rows[row, self._columns[number]] = self._places[number].read()
         picked = rows[:, key[1]]
         return picked[0] if isinstance(key[0], int | np.integer) else picked
 
 
-def _tail(places: Sequence[Place | Missing]) -> tuple[int, ...]:
+def _tail(places: Sequence[Place | Held | Missing]) -> tuple[int, ...]:
     return places[0].shape[1:] if places else ()
 
 

@@ -8,7 +8,7 @@ nothing itself: the records are handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import xarray as xr
 
 from neurostore import schema, times
 from neurostore.arrays import (
+    Held,
     Missing,
     Place,
     RaggedArray,
@@ -26,14 +27,17 @@ from neurostore.arrays import (
     StackedArray,
     lazy,
 )
-from neurostore.errors import MisalignedRecordsError, RecordNotFoundError
+from neurostore.errors import MisalignedRecordsError
 from neurostore.index import with_event_index
+from neurostore.likeness import common_dtype, difference
 from neurostore.schema import Kind
 
 __all__ = ["RECORD", "Join", "Member", "Opened", "combine", "over_records"]
 
 #: The dimension that records are put along.
 RECORD = "record"
+#: Coordinate of the events of a ragged range.
+RECORD_INDEX = "record_index"
 Join = Literal["exact", "override", "inner", "outer"]
 JOINS = ("exact", "override", "inner", "outer")
 
@@ -50,7 +54,8 @@ class Opened:
 class Member:
     """One record of a range, as the catalogue knows it.
 
-    `structure` is equal for records of equal structure, and 0 where nothing is known of it.
+    `structure` is equal for records of equal structure, and empty where nothing is known of it;
+    then neither `length` nor `labels` is.
     """
 
     id: str
@@ -82,11 +87,25 @@ class _Range:
     def key(member: Member) -> Hashable:
         return member.structure or ("unknown", member.id)
 
-    def place(self, member: Member, name: str) -> Place | None:
+    def opened(self, member: Member) -> Opened:
+        """Return a record that was looked at, opened now if it was not."""
+        first, opened = self.templates[self.key(member)]
+        return opened if first is member else self.open(member)
+
+    def length(self, member: Member) -> int:
+        """Return the size of the record's elastic dimension."""
+        if member.structure or self.kind.elastic is None:
+            return member.length
+        return self.opened(member).ds.sizes.get(self.kind.elastic, 0)
+
+    def place(self, member: Member, name: str) -> Place | Held | None:
         """Return where a variable of ``member`` is, from the record opened in its stead."""
         first, opened = self.templates[self.key(member)]
         place = opened.places.get(name)
-        if place is None or first is member:
+        if place is None:
+            variable = opened.ds.variables.get(name)
+            return None if variable is None else Held(variable.values)
+        if first is member:
             return place
         dims = opened.ds.variables[name].dims
         shape = tuple(
@@ -95,6 +114,22 @@ class _Range:
         )
         address = place.address.replace(f"/{first.id}/", f"/{member.id}/", 1)
         return replace(place, source=member.source, address=address, shape=shape)
+
+    def places(self, name: str) -> list[Place | Held | None]:
+        """Return where a variable of every record is; None for records that lack it."""
+        return [self.place(member, name) for member in self.members]
+
+    def joint(self, name: str, dtypes: Iterable[np.dtype[Any]]) -> np.dtype[Any]:
+        """Return the dtype that holds a variable of all records exactly."""
+        several = set(dtypes)
+        dtype = common_dtype(*several)
+        if dtype is None:
+            shown = ", ".join(sorted(map(str, several)))
+            raise MisalignedRecordsError(
+                f"{self.kind.name}: no dtype holds {name!r} of all records exactly ({shown}); "
+                f"{_SELECT}"
+            )
+        return dtype
 
     @property
     def reference(self) -> Opened:
@@ -113,22 +148,33 @@ class _Range:
 
     def differing(self) -> Member | None:
         """Return the first record whose labels are not those of the first, if there is one."""
-        known = self.members[0].labels
-        seen = {known}
-        for member in self.members:
-            if member.structure and member.labels in seen and known:
+        seen = {member.labels for member in self.members[:1] if member.structure}
+        for member in self.members[1:]:
+            if member.structure and member.labels in seen:
                 continue
-            seen.add(member.labels)
-            if not self._same_labels(self.open(member).ds):
+            if not self._same_labels(self.opened(member).ds):
                 return member
+            if member.structure:
+                seen.add(member.labels)
         return None
 
     def _same_labels(self, ds: xr.Dataset) -> bool:
-        return all(
-            name in ds.coords and ds.coords[name].variable.equals(variable)
-            for name, variable in self.reference.ds.coords.variables.items()
-            if variable.ndim and self.kind.elastic not in variable.dims
+        mine, others = self._labels(self.reference.ds), self._labels(ds)
+        return mine.keys() == others.keys() and all(
+            others[name].equals(variable)  # type: ignore[no-untyped-call]
+            for name, variable in mine.items()
         )
+
+    def _labels(self, ds: xr.Dataset) -> dict[Hashable, xr.Variable]:
+        """Coordinates that records have to share: those along dimensions of equal size."""
+        return {
+            name: variable
+            for name, variable in ds.coords.variables.items()
+            if variable.ndim and self.kind.elastic not in variable.dims
+        }
+
+
+_SELECT = "select records that fit together by start=, end= or name=, or retrieve them one by one"
 
 
 def combine(
@@ -155,21 +201,36 @@ def combine(
 
 
 def _empty(kind: Kind) -> xr.Dataset:
-    """A range without records: no data, but the coordinates that every range has."""
-    ds = xr.Dataset(coords=over_records(kind, [], np.empty(0), []), attrs={"kind": kind.name})
+    """Return a range without records: what every range of the kind has, of size 0."""
+    dims = {
+        row.name: (() if kind.combine == "ragged" else (RECORD,)) + (row.dims_for(1) or row.dims[0])
+        for row in kind.variables
+        if row.required or not any(other.required for other in kind.variables)
+        if kind.mapping != "variables"
+    }
+    coords = over_records(kind, [], np.empty(0), [])
+    if any(schema.TIME in names for names in dims.values()):
+        coords = coords.to_dataset().drop_vars(schema.TIME).coords
+    rows = {row.name: row for row in kind.variables}
+    data = {
+        name: xr.Variable(names, np.empty((0,) * len(names), _empty_dtype(rows[name])))
+        for name, names in dims.items()
+    }
+    for name, variable in data.items():
+        variable.attrs.update(rows[name].attrs)
+    labels = {row.name for row in kind.variables if row.coordinate}
     if kind.combine == "ragged":
-        empty = np.empty(0)
-        ds = ds.assign(row_size=(RECORD, np.empty(0, np.int64), _ROW_SIZE_ATTRS))
-        columns = {
-            row.name: (
-                row.dims[0],
-                empty.astype(np.int64 if "u" in row.kinds and "f" not in row.kinds else np.float64),
-            )
-            for row in kind.variables
-            if row.required
-        }
-        ds = with_event_index(ds.assign_coords(columns))
-    return ds
+        assert kind.elastic is not None
+        data |= _rows(np.empty(0, np.int64), kind.elastic)
+        labels.add(RECORD_INDEX)
+    ds = xr.Dataset(data, coords, {"kind": kind.name})
+    if kind.combine == "union":
+        ds = ds.assign_coords({kind.elastic: (kind.elastic, np.empty(0, "U1"))})
+    return with_event_index(ds.set_coords(sorted(labels & {*map(str, ds)})))
+
+
+def _empty_dtype(row: schema.Variable) -> type[np.generic]:
+    return np.float64 if "f" in row.kinds else np.int64
 
 
 def over_records(
@@ -204,9 +265,11 @@ def _coords(found: _Range) -> xr.Coordinates:
         moments,
         [member.name for member in found.members],
     )
-    if schema.TIME in found.reference.ds.dims and schema.TIME in coords:
-        return coords.to_dataset().drop_vars(schema.TIME).coords
-    return coords
+    if schema.TIME not in found.reference.ds.dims:
+        return coords
+    if schema.TIME in found.reference.ds.coords:  # it is the one T axis then
+        coords[schema.TIMESTAMP].attrs.pop("axis", None)
+    return coords.to_dataset().drop_vars(schema.TIME, errors="ignore").coords
 
 
 # -- what has to be alike --------------------------------------------------------------------
@@ -214,83 +277,21 @@ def _coords(found: _Range) -> xr.Coordinates:
 
 def _check_alike(found: _Range) -> None:
     for member, opened in found.templates.values():
-        problem = _difference(found, opened)
+        problem = difference(
+            found.kind, found.reference.ds, opened.ds, sizes=found.join in ("exact", "override")
+        )
         if problem is not None:
             raise MisalignedRecordsError(
                 f"{found.kind.name}: {member.id!r} {problem} (as {found.members[0].id!r} has); "
-                "select records that fit together by start=, end= or name=, "
-                "or retrieve them one by one"
+                f"{_SELECT}"
             )
-
-
-def _difference(found: _Range, opened: Opened) -> str | None:
-    kind, first, other = found.kind, found.reference.ds, opened.ds
-    may_miss = {row.name for row in kind.variables if not row.required}
-    if kind.combine != "ragged":
-        may_miss = set()
-    odd = (set(first.variables) ^ set(other.variables)) - may_miss - {schema.TIME}
-    if odd:
-        name = sorted(map(str, odd))[0]
-        return f"has {name!r}, which is not expected" if name in other else f"lacks {name!r}"
-    for name, variable in first.variables.items():
-        if name not in other.variables:
-            continue
-        problem = _variable_difference(kind, str(name), variable, other.variables[name])
-        if problem is not None and not (found.join in ("inner", "outer") and "shape" in problem):
-            return problem
-    return None
-
-
-def _variable_difference(
-    kind: Kind, name: str, first: xr.Variable, other: xr.Variable
-) -> str | None:
-    if first.dims != other.dims:
-        return f"has {name!r} with dims {other.dims}, expected {first.dims}"
-    sizes = [
-        (a, b)
-        for a, b, dim in zip(first.shape, other.shape, first.dims, strict=True)
-        if dim != kind.elastic and a != b
-    ]
-    if sizes:
-        return f"has {name!r} with shape {other.shape}, expected {first.shape}"
-    if first.attrs.get("units") != other.attrs.get("units"):
-        return (
-            f"has {name!r} in {other.attrs.get('units')!r}, expected {first.attrs.get('units')!r}"
-        )
-    if _common(first.dtype, other.dtype) is None:
-        return f"has {name!r} as {other.dtype}, expected {first.dtype}"
-    return None
-
-
-def _common(*dtypes: np.dtype[Any]) -> np.dtype[Any] | None:
-    """Return the dtype that holds all of them exactly, or None."""
-    if len(set(dtypes)) == 1:
-        return dtypes[0]
-    try:
-        joint = np.result_type(*dtypes)
-    except TypeError:
-        return None
-    return (
-        joint
-        if all(np.can_cast(dtype, joint, "safe") and _exact(dtype, joint) for dtype in dtypes)
-        else None
-    )
-
-
-def _exact(dtype: np.dtype[Any], joint: np.dtype[Any]) -> bool:
-    """NumPy calls int64 to float64 safe; ids above 2**53 would become others."""
-    return not (dtype.kind in "iu" and joint.kind in "fc" and dtype.itemsize > 4)
 
 
 # -- stacked ---------------------------------------------------------------------------------
 
 
 def _stacked(found: _Range) -> xr.Dataset:
-    odd = (
-        found.differing()
-        if any(v.ndim for v in found.reference.ds.coords.variables.values())
-        else None
-    )
+    odd = found.differing()
     if odd is not None and found.join == "exact":
         raise MisalignedRecordsError(
             f"{found.kind.name}: the labels of {odd.id!r} are not those of "
@@ -313,13 +314,9 @@ def _stacked(found: _Range) -> xr.Dataset:
 
 
 def _stack(found: _Range, name: str, variable: xr.Variable) -> xr.Variable:
-    places = [found.place(member, name) for member in found.members]
-    if any(place is None for place in places):
-        values = [found.open(member).ds.variables[name].values for member in found.members]
-        return xr.Variable((RECORD, *variable.dims), np.stack(values), variable.attrs)
-    known = [place for place in places if place is not None]
-    dtype = _common(*{place.dtype for place in known})
-    return lazy((RECORD, *map(str, variable.dims)), StackedArray(known, dtype), variable.attrs)
+    places = [place for place in found.places(name) if place is not None]
+    dtype = found.joint(name, (place.dtype for place in places))
+    return lazy((RECORD, *map(str, variable.dims)), StackedArray(places, dtype), variable.attrs)
 
 
 def _assembled(
@@ -339,33 +336,36 @@ def _aligned(found: _Range) -> xr.Dataset:
     ]
     for ds in datasets:
         ds.attrs = {}
-    joined = xr.concat(
-        datasets,
-        dim=RECORD,
-        join=found.join,
-        combine_attrs="drop_conflicts",
-        data_vars="all",
-        coords="different",
-        compat="equals",
-    )
+    try:
+        joined = xr.concat(
+            datasets,
+            dim=RECORD,
+            join=found.join,
+            combine_attrs="drop_conflicts",
+            data_vars="all",
+            coords="different",
+            compat="equals",
+        )
+    except ValueError as error:
+        raise MisalignedRecordsError(
+            f"{found.kind.name}: join={found.join!r} cannot align the records: {error}; {_SELECT}"
+        ) from error
     return joined.assign_coords(_coords(found))
 
 
 # -- ragged ----------------------------------------------------------------------------------
 
-_ROW_SIZE_ATTRS = {"long_name": "number of events of the record"}
-
 
 def _ragged(found: _Range) -> xr.Dataset:
     kind = found.kind
     assert kind.elastic is not None
-    sizes = np.array([member.length for member in found.members], np.int64)
+    union: dict[str, xr.Variable] = {}
+    coordinates = {RECORD_INDEX}
+    for _, opened in found.templates.values():
+        union = {str(name): v for name, v in opened.ds.variables.items()} | union
+        coordinates |= {str(name) for name in opened.ds.coords}
     data: dict[str, xr.Variable] = {}
     kept: dict[str, xr.Variable] = {}
-    union: dict[str, xr.Variable] = {}
-    for _, opened in found.templates.values():
-        for name, variable in opened.ds.variables.items():
-            union.setdefault(str(name), variable)
     for name, variable in union.items():
         if name in (schema.TIMESTAMP, schema.TIME):
             continue
@@ -375,37 +375,33 @@ def _ragged(found: _Range) -> xr.Dataset:
             data[name] = _stack(found, name, variable)
         else:
             kept[name] = variable
-    odd = found.differing() if kept else None
+    odd = found.differing()
     if odd is not None and found.join != "override":
         raise MisalignedRecordsError(
             f"{kind.name}: the labels of {odd.id!r} are not those of {found.members[0].id!r}; "
             "pass join='override' to take the first record's"
         )
-    coordinates = {
-        name for _, opened in found.templates.values() for name in map(str, opened.ds.coords)
+    sizes = np.array([found.length(member) for member in found.members], np.int64)
+    ds = xr.Dataset({**data, **kept, **_rows(sizes, kind.elastic)}, _coords(found))
+    return with_event_index(ds.set_coords(sorted(coordinates & {*map(str, ds)})))
+
+
+def _rows(sizes: np.ndarray[Any, Any], dim: str) -> dict[str, xr.Variable]:
+    """Return what tells the events of one record from those of the next."""
+    size_attrs = {"sample_dimension": dim, "long_name": "number of events of the record"}
+    index_attrs = {"long_name": "position of the event's record"}
+    return {
+        "row_size": xr.Variable(RECORD, sizes, size_attrs),
+        RECORD_INDEX: lazy((dim,), RowIndexArray(sizes), index_attrs),
     }
-    row_size = xr.Variable(RECORD, sizes, {"sample_dimension": kind.elastic, **_ROW_SIZE_ATTRS})
-    index = lazy(
-        (kind.elastic,), RowIndexArray(sizes), {"long_name": "position of the event's record"}
-    )
-    variables = {name: variable for name, variable in data.items() if name not in coordinates}
-    ds = xr.Dataset({**variables, "row_size": row_size}, _coords(found))
-    extra: dict[Hashable, Any] = {name: v for name, v in data.items() if name in coordinates}
-    ds = ds.assign_coords({**extra, **kept, "record_index": index})
-    return with_event_index(ds)
 
 
 def _join_ends(found: _Range, name: str, variable: xr.Variable) -> xr.Variable:
-    places: list[Place | Missing] = []
-    for member in found.members:
-        place = found.place(member, name)
-        places.append(Missing((member.length, *variable.shape[1:])) if place is None else place)
-    dtype = _common(*{place.dtype for place in places})
-    if dtype is None:
-        raise MisalignedRecordsError(
-            f"{found.kind.name}: {name} is missing in some records and has dtype "
-            f"{variable.dtype}, which cannot say so; select records by start=, end= or name="
-        )
+    places: list[Place | Held | Missing] = [
+        place or Missing((found.length(member), *variable.shape[1:]))
+        for member, place in zip(found.members, found.places(name), strict=True)
+    ]
+    dtype = found.joint(name, (place.dtype for place in places))
     return lazy(tuple(map(str, variable.dims)), RaggedArray(places, dtype), variable.attrs)
 
 
@@ -415,32 +411,58 @@ def _join_ends(found: _Range, name: str, variable: xr.Variable) -> xr.Variable:
 def _united(found: _Range) -> xr.Dataset:
     dim = found.kind.elastic
     assert dim is not None
-    by_labels: dict[Hashable, list[str]] = {}
-    per_member: list[list[str]] = []
-    for member in found.members:
-        key = (member.structure, member.labels) if member.structure else member.id
-        if key not in by_labels:
-            by_labels[key] = _labels_of(found.open(member).ds, dim)
-        per_member.append(by_labels[key])
-    union = list(dict.fromkeys(label for labels in by_labels.values() for label in labels))
-    position = {label: number for number, label in enumerate(union)}
-    columns = {
-        key: np.array([position[label] for label in labels], np.intp)
-        for key, labels in by_labels.items()
-    }
-    chosen = [columns[(m.structure, m.labels) if m.structure else m.id] for m in found.members]
+    columns, labels = _columns(found, dim)
     data: dict[str, xr.Variable] = {}
     for name, variable in found.variables(scalar=False).items():
-        if name != dim:
-            places = [p for m in found.members if (p := found.place(m, name)) is not None]
-            array = ScatteredArray(places, chosen, len(union))
-            data[name] = lazy((RECORD, dim), array, variable.attrs)
+        if name == dim:
+            continue
+        data[name] = (
+            _scatter(found, name, variable, columns, len(labels))
+            if variable.dims == (dim,)
+            else _stack(found, name, variable)
+        )
     for name, variable in found.variables(scalar=True).items():
         data[name] = _stack(found, name, variable)
-    labels = np.array(union, np.str_) if union else np.empty(0, "U1")
     first = found.reference.ds
     attrs = first[dim].attrs if dim in first.coords else {}
     return _assembled(found, data, {dim: xr.Variable((dim,), labels, attrs)})
+
+
+def _columns(found: _Range, dim: str) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    """Return for every record the columns that its values go to, and the labels of all columns.
+
+    Records with equal labels are looked at once.
+    """
+    keys = [(m.structure, m.labels) if m.structure else m.id for m in found.members]
+    by_key: dict[Hashable, list[str]] = {}
+    for key, member in zip(keys, found.members, strict=True):
+        if key not in by_key:
+            by_key[key] = _labels_of(found.opened(member).ds, dim)
+    union = list(dict.fromkeys(label for labels in by_key.values() for label in labels))
+    position = {label: number for number, label in enumerate(union)}
+    columns = {
+        key: np.array([position[label] for label in labels], np.intp)
+        for key, labels in by_key.items()
+    }
+    named = np.array(union, np.str_) if union else np.empty(0, "U1")
+    return [columns[key] for key in keys], named
+
+
+def _scatter(
+    found: _Range,
+    name: str,
+    variable: xr.Variable,
+    columns: Sequence[np.ndarray[Any, Any]],
+    width: int,
+) -> xr.Variable:
+    """Return a variable with one row for each record; gaps hold NaN, NaT or no text."""
+    places = [place or Missing((0,)) for place in found.places(name)]
+    dtypes = {place.dtype for place in places if not isinstance(place, Missing)}
+    gaps = any(len(own) < width for own in columns)
+    if gaps and all(dtype.kind in "biu" for dtype in dtypes):
+        dtypes.add(np.dtype(np.float64))
+    array = ScatteredArray(places, columns, width, found.joint(name, dtypes))
+    return lazy((RECORD, *map(str, variable.dims)), array, variable.attrs)
 
 
 def _labels_of(ds: xr.Dataset, dim: str) -> list[str]:

@@ -73,27 +73,26 @@ _RESULTS: dict[str, type[Any]] = {
 
 def _storing(kind: Kind) -> Callable[..., str]:
     parameters = [inspect.Parameter("timestamp", _EITHER, annotation="float")]
-    optional = not any(rule.required for rule in kind.variables)
+    every = not any(rule.required for rule in kind.variables)
+    needs_details = kind.result is None and kind.details != "metadata"
     parameters += [
-        inspect.Parameter(
-            rule.argument,
-            _EITHER,
-            default=inspect.Parameter.empty if rule.required or optional else None,
-            annotation="ArrayLike",
-        )
+        inspect.Parameter(rule.argument, _EITHER, annotation="ArrayLike")
         for rule in kind.variables
+        if rule.required or every
     ]
     if kind.label is not None:
         parameters.append(inspect.Parameter(kind.label, _EITHER, annotation="str"))
-    needed = kind.result is None and kind.details != "metadata"
-    parameters.append(
-        inspect.Parameter(
-            kind.details,
-            _EITHER,
-            default=inspect.Parameter.empty if needed else None,
-            annotation="dict" if needed else "dict | None",
+    if needs_details:
+        parameters.append(inspect.Parameter(kind.details, _EITHER, annotation="dict"))
+    parameters += [
+        inspect.Parameter(rule.argument, _EITHER, default=None, annotation="ArrayLike | None")
+        for rule in kind.variables
+        if not (rule.required or every)
+    ]
+    if not needs_details:
+        parameters.append(
+            inspect.Parameter(kind.details, _EITHER, default=None, annotation="dict | None")
         )
-    )
     names = ["self", *(parameter.name for parameter in parameters)]
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-__all__ = ["check_name", "clashing", "escape", "escape_variable", "leaf"]
+__all__ = ["check_name", "clashing", "escape", "escape_variable", "leaf", "links"]
 
 #: One link name of 256 bytes stops netCDF4 from opening the whole file (NC_MAX_NAME).
 LONGEST = 255
@@ -61,7 +61,27 @@ def escape_variable(name: str) -> str:
     >>> escape_variable("cell type"), escape_variable("spike_times")
     ('cell%20type', 'spike_times')
     """
+    # A percent sign stays, so that a name which is escaped already is not escaped again.
+    if _PLAIN.fullmatch(name.replace("%", "p")) and " " not in name and len(name) <= LONGEST:
+        return name
     return escape(name).replace(" ", "%20")
+
+
+@lru_cache(maxsize=1024)
+def links(names: tuple[str, ...]) -> dict[str, str]:
+    """Return a link name for every variable and dimension of one record, no two alike.
+
+    >>> links(("a b", "a%20b"))
+    {'a%20b': 'a%20b', 'a b': 'a%20b~2'}
+    """
+    wanted = {name: escape_variable(name) for name in names}
+    found: dict[str, str] = {}
+    for name in sorted(wanted, key=lambda name: wanted[name] != name):
+        link, count = wanted[name], 2
+        while link in found.values():
+            link, count = clashing(wanted[name], count), count + 1
+        found[name] = link
+    return found
 
 
 def _escape_odd(name: str) -> str:

@@ -97,6 +97,10 @@ def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> P
             if item.is_scale or item.link.decode() in listed:
                 coordinates.add(item.name)
     attrs = _record_attrs(group_attrs)
+    if kind is not None and "kind" not in dict(group_attrs):  # others mean the usual unit
+        for row in kind.variables:
+            if row.name in variables and "units" in row.attrs:
+                variables[row.name].attrs.setdefault("units", row.attrs["units"])
     if kind is not None:
         coordinates |= {row.name for row in kind.variables if row.coordinate} & variables.keys()
     return Part(variables, frozenset(coordinates), attrs, places)
@@ -207,7 +211,7 @@ def _variable(
         return _variable_text(item, address, dims)
     place = Place.of(source, address, logical, stored, item.dataset.shape)
     places[item.name] = place
-    for carried in ("units", "calendar") if place.dtype.kind in "Mm" else ():
+    for carried in {"M": ("units", "calendar"), "m": ("units",)}.get(place.dtype.kind, ()):
         attrs.pop(carried, None)
     shown = types.attrs_from_stored(attrs.items())
     return lazy(dims[: len(place.shape)], StoredArray(place), shown)
@@ -238,8 +242,7 @@ def record(parts: Sequence[Part], kind: Kind, timestamp: float, name: str) -> xr
         attrs[kind.label] = name
     for part in parts:
         for key, value in part.attrs.items():
-            if key != "timestamp":
-                attrs.setdefault(key, value)
+            attrs.setdefault(key, value)
     _add_times(variables, coordinates, timestamp)
     return dataset(variables, coordinates, attrs, kind)
 

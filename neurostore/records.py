@@ -27,7 +27,7 @@ __all__ = ["Column", "Draft", "Piece", "Plain", "Record", "examine", "infer_kind
 #: Attribute with the name a user gave to what xarray, DataTree or HDF5 calls otherwise.
 ORIGINAL_NAME = "original_name"
 #: Attribute with the name in memory, where the link name had to be escaped.
-LINK_ATTR = "_neurostore_name"
+LINK_ATTR = types.LINK_ATTR
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,6 @@ class Column:
     """One variable in the form it takes on disk."""
 
     name: str
-    link: str
     dims: tuple[str, ...]
     values: np.ndarray[Any, Any]
     attrs: tuple[Packed, ...]
@@ -52,6 +51,8 @@ class Piece:
     columns: tuple[Column, ...]
     attrs: dict[str, Any]
     coordinates: tuple[str, ...]
+    #: Link name of every variable and dimension of the record.
+    links: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -209,19 +210,26 @@ def _record(ds: Draft, kind: Kind, found: _Findings) -> Record | None:
     name = found.check(_name, ds, kind)
     attrs = found.check(_attrs, ds, kind)
     variables = dict(ds.variables)
+    taken = frozenset(variables) | ds.sizes.keys()
     _drop_derived_time(variables, timestamp)
     _check_variables(variables, ds, kind, found)
+    stamp = variables.pop(schema.TIMESTAMP, None)
     columns = [
         column
         for key, variable in variables.items()
-        if (column := found.check(_column, key, variable, key in ds.coordinates)) is not None
+        if (column := found.check(_column, key, variable, key in ds.coordinates, taken)) is not None
     ]
     if found.problems:
         return None
-    return _assemble(ds.sizes, kind, timestamp, name, attrs, columns)
+    own = stamp.attrs if stamp is not None else schema.TIMESTAMP_ATTRS
+    stamped = _timestamp_column(timestamp, own, columns)
+    return _assemble(ds.sizes, kind, name, attrs, columns, stamped)
 
 
 def _timestamp(ds: Draft) -> float:
+    stamp = ds.variables.get(schema.TIMESTAMP)
+    if stamp is not None and stamp.ndim:
+        raise ValueError(f"timestamp has dims {stamp.dims}, expected a scalar coordinate")
     for source in (schema.TIMESTAMP, schema.TIME):
         variable = ds.variables.get(source)
         if variable is not None and variable.ndim == 0:
@@ -320,30 +328,42 @@ def _shown(row: schema.Variable) -> str:
     return " or ".join(str(dims) for dims in row.dims) or "any"
 
 
-def _column(name: Hashable, variable: xr.Variable, coordinate: bool) -> Column:
+def _column(name: Hashable, variable: Any, coordinate: bool, taken: frozenset[Hashable]) -> Column:
     text = names.check_name(name, "variable name")
-    values = variable.values if name != schema.TIMESTAMP else _seconds(variable)
     try:
-        array = types.as_numpy(values)
+        array = types.as_numpy(variable.values)
     except TypeError as error:
         raise TypeError(f"{text}: {error}") from None
     if not types.is_storable(array.dtype):
         raise TypeError(f"{text} has dtype {array.dtype}, which netCDF-4 cannot hold exactly")
-    stored = types.to_stored(array)
+    try:
+        stored = types.to_stored(array)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text} holds text that UTF-8 cannot hold: {error}") from None
     dims = tuple(map(str, variable.dims))
     attrs = variable.attrs
+    shown = text
+    if "/" in text:  # xarray takes it, DataTree and HDF5 do not
+        shown = _free(names.escape_variable(text), taken)
+        attrs = {**attrs, ORIGINAL_NAME: text}
     if name == schema.TIME and coordinate and "axis" not in attrs:
         attrs = {**attrs, "axis": "T"}
     return Column(
-        name=text.replace("/", "%2F"),
-        link=names.escape_variable(text),
-        dims=dims + stored.extra_dims if stored.extra_dims else dims,
+        name=shown,
+        dims=dims + tuple(_free(dim, taken) for dim in stored.extra_dims),
         values=stored.values,
         attrs=_packed(attrs, stored.attrs, text),
         coordinate=coordinate,
         logical=types.logical_dtype(stored.values.dtype, stored.attrs),
         units=str(attrs.get("units", "")),
     )
+
+
+def _free(dim: str, taken: frozenset[Hashable]) -> str:
+    """Return a name for a dimension of our own that the user has not given to one of theirs."""
+    while dim in taken:
+        dim = f"_{dim}"
+    return dim
 
 
 def _packed(attrs: Mapping[Any, Any], ours: Mapping[str, Any], where: str) -> tuple[Packed, ...]:
@@ -368,36 +388,28 @@ def _pack(attrs: Mapping[Any, Any], ours: Mapping[str, Any], where: str) -> tupl
     return tuple(pack(key, value) for key, value in {**stored, **ours}.items())
 
 
-def _seconds(variable: xr.Variable) -> Any:
-    if variable.ndim:
-        raise ValueError(f"timestamp has dims {variable.dims}, expected a scalar coordinate")
-    return np.float64(times.to_seconds(variable.values[()]))
-
-
 def _assemble(
     sizes: Mapping[Hashable, int],
     kind: Kind,
-    timestamp: float,
     name: str,
     attrs: dict[str, Any],
     columns: list[Column],
+    stamp: Column,
 ) -> Record:
-    columns = [column for column in columns if column.name != schema.TIMESTAMP]
-    pieces = _pieces(kind, columns, timestamp, name, attrs)
     coordinates = [column for column in columns if column.coordinate]
     return Record(
         kind=kind,
-        timestamp=timestamp,
+        timestamp=float(stamp.values),
         name=name,
-        pieces=pieces,
-        structure=_structure(sizes, kind, columns),
+        pieces=_pieces(kind, columns, stamp, name, attrs),
+        structure=_structure(sizes, kind, [*columns, stamp]),
         labels=_labels(coordinates, kind.elastic if kind.combine == "ragged" else None),
         length=int(sizes.get(kind.elastic, 0)) if kind.elastic else 0,
     )
 
 
 def _pieces(
-    kind: Kind, columns: list[Column], timestamp: float, name: str, attrs: dict[str, Any]
+    kind: Kind, columns: list[Column], stamp: Column, name: str, attrs: dict[str, Any]
 ) -> tuple[Piece, ...]:
     """Deal the variables to the parts: a coordinate goes wherever all its dims are used."""
     dealt: list[tuple[str, list[Column]]] = []
@@ -411,9 +423,10 @@ def _pieces(
         if column.name not in rows and kind.mapping != "variables":
             for target in _homes(column, dealt):
                 target.append(column)
-    stamp = _timestamp_column(timestamp, columns)
+    named = [name for column in [*columns, stamp] for name in (column.name, *column.dims)]
+    links = names.links(tuple(dict.fromkeys(named)))
     return tuple(
-        _piece(path, [*mine, stamp], kind, name, attrs if number == 0 else {})
+        _piece(path, [*mine, stamp], kind, name, attrs if number == 0 else {}, links)
         for number, (path, mine) in enumerate(dealt)
     )
 
@@ -429,28 +442,34 @@ def _homes(column: Column, dealt: list[tuple[str, list[Column]]]) -> list[list[C
 
 
 def _extra_dims(column: Column) -> set[str]:
-    return {dim for dim in column.dims if dim == types.COMPLEX_DIM or dim.startswith("string")}
+    return set(column.dims[-1:]) if types.drops_last_dim(column.logical) else set()
 
 
-_STAMP_ATTRS = _pack(schema.TIMESTAMP_ATTRS, {}, schema.TIMESTAMP)
-_STAMP_ATTRS_NO_AXIS = tuple(item for item in _STAMP_ATTRS if item[0] != b"axis")
-
-
-def _timestamp_column(timestamp: float, columns: list[Column]) -> Column:
+def _timestamp_column(timestamp: float, own: Mapping[Any, Any], columns: list[Column]) -> Column:
     """Exactly one T axis: ``time`` where it is a coordinate of the record, else ``timestamp``."""
     has_time = any(column.name == schema.TIME and column.coordinate for column in columns)
-    attrs = _STAMP_ATTRS_NO_AXIS if has_time else _STAMP_ATTRS
+    attrs = {**schema.TIMESTAMP_ATTRS, **own}
+    if has_time:
+        del attrs["axis"]
+    packed = _packed(attrs, {}, schema.TIMESTAMP)
     stamp = np.asarray(timestamp)
-    return Column(schema.TIMESTAMP, schema.TIMESTAMP, (), stamp, attrs, True, stamp.dtype.str, "s")
+    return Column(schema.TIMESTAMP, (), stamp, packed, True, stamp.dtype.str, "s")
 
 
-def _piece(path: str, columns: list[Column], kind: Kind, name: str, attrs: dict[str, Any]) -> Piece:
+def _piece(
+    path: str,
+    columns: list[Column],
+    kind: Kind,
+    name: str,
+    attrs: dict[str, Any],
+    links: dict[str, str],
+) -> Piece:
     stamped: dict[str, Any] = {"kind": kind.name, "schema_version": schema.SCHEMA_VERSION}
     if kind.label is not None:
         stamped[kind.label] = name
     stamped.update(attrs)
-    auxiliary = tuple(c.link for c in columns if c.coordinate and c.dims[:1] != (c.name,))
-    return Piece(path, tuple(columns), stamped, auxiliary)
+    auxiliary = tuple(links[c.name] for c in columns if c.coordinate and c.dims[:1] != (c.name,))
+    return Piece(path, tuple(columns), stamped, auxiliary, links)
 
 
 def _structure(sizes: Mapping[Hashable, int], kind: Kind, columns: Iterable[Column]) -> str:
@@ -487,5 +506,5 @@ def _labels(coordinates: Iterable[Column], skipped: str | None) -> int:
     for column in sorted(coordinates, key=lambda column: column.name):
         if column.dims and skipped not in column.dims:
             digest.update(f"{column.name}{column.dims}{column.values.shape}".encode())
-            digest.update(np.ascontiguousarray(column.values).data.cast("B"))
+            digest.update(column.values.tobytes())
     return int.from_bytes(digest.digest(), "little")

@@ -13,6 +13,7 @@ import atexit
 import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -56,7 +57,8 @@ class Session:
         self.path = path
         self.key = key
         self.mutex = threading.RLock()
-        self.users = 0
+        #: Stores that hold this file; those that nobody holds any more leave by themselves.
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self.closed = False
         self._locks = FileLocks(path)
         self._stencils: Stencils | None = None
@@ -581,7 +583,7 @@ def attach(path: Path, mode: str) -> Session:
             tree.check_signature(path)
             session = Session(path, key)
             _sessions[key] = session
-            _close_idle()
+            _close_idle(session)
         _sessions.move_to_end(key)
         return session
 
@@ -602,8 +604,8 @@ def _close_stale(path: Path) -> None:
         session.close()
 
 
-def _close_idle() -> None:
-    idle = [s for s in _sessions.values() if not s.users]
+def _close_idle(spared: Session) -> None:
+    idle = [s for s in _sessions.values() if not s.users and s is not spared]
     for session in idle[: max(0, len(_sessions) - _MOST)]:
         session.close()
 

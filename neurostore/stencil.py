@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5ds, h5g, h5o, h5p, h5s, h5t
 
-from neurostore import filters, h5attrs, names
+from neurostore import filters, h5attrs
 from neurostore.filters import Pipeline
 from neurostore.h5attrs import Packed
 from neurostore.records import LINK_ATTR, Column, Piece
@@ -178,7 +178,7 @@ class Stencils:
             capacity = filters.length_class(sizes[elastic])
         dims = tuple(
             _Dim(
-                names.escape_variable(name),
+                piece.links[name],
                 name,
                 capacity if capacity and name == elastic else size,
                 bool(capacity) and name == elastic,
@@ -186,7 +186,7 @@ class Stencils:
             for name, size in sizes.items()
         )
         index = {dim.name: axis for axis, dim in enumerate(dims)}
-        slots = tuple(self._slot(column, dims, index, layout) for column in piece.columns)
+        slots = tuple(self._slot(piece, column, dims, index, layout) for column in piece.columns)
         attrs = [h5attrs.pack(key, piece.attrs[key]) for key in ("kind", "schema_version")]
         if piece.coordinates:
             attrs.append(h5attrs.pack("coordinates", " ".join(piece.coordinates)))
@@ -194,6 +194,7 @@ class Stencils:
 
     def _slot(
         self,
+        piece: Piece,
         column: Column,
         dims: tuple[_Dim, ...],
         index: Mapping[str, int],
@@ -202,20 +203,23 @@ class Stencils:
         axes = tuple(index[name] for name in column.dims)
         shape = tuple(dims[axis].size for axis in axes)
         is_elastic = any(dims[axis].elastic for axis in axes)
-        pipeline = self._pipeline(column, shape if is_elastic else None, layout)
-        link, attrs = column.link, column.attrs
-        if column.dims and link != column.dims[0] and any(dim.link == link for dim in dims):
+        pipeline = self._pipeline(piece.path, column, shape if is_elastic else None, layout)
+        link, attrs = piece.links[column.name], column.attrs
+        if column.name in index and column.dims[:1] != (column.name,):
             link = _NON_COORD + link
         if link != column.name:
             attrs = (*attrs, h5attrs.pack(LINK_ATTR, column.name))
         return _Slot(link, column.values.dtype.str, axes, pipeline, attrs)
 
-    def _pipeline(self, column: Column, shape: tuple[int, ...] | None, layout: Layout) -> Pipeline:
+    def _pipeline(
+        self, path: str, column: Column, shape: tuple[int, ...] | None, layout: Layout
+    ) -> Pipeline:
         """Choose the filters of a variable, anew for every `_TRUSTED`-th record of its shape.
 
         Looking at a sample costs as much as encoding it, and the records of a run are alike.
         """
-        key = (column.link, column.values.dtype.str, shape or column.values.shape, layout)
+        extent = shape or column.values.shape
+        key = (path, column.name, column.values.dtype.str, extent, layout)
         choice = self._choices.get(key)
         if choice is not None and choice.left > 0:
             choice.left -= 1

@@ -130,8 +130,8 @@ class Store:
         session = attach(self.path, self.mode)
         if session is not self._attached:
             if self._attached is not None:
-                self._attached.users -= 1
-            session.users += 1
+                self._attached.users.discard(self)
+            session.users.add(self)
             self._attached = session
         return session
 
@@ -366,8 +366,8 @@ class Store:
         self._closed = True
         session, self._attached = self._attached, None
         if session is not None:
-            session.users -= 1
-            if session.users <= 0:
+            session.users.discard(self)
+            if not session.users:
                 session.close()
 
     def __enter__(self) -> Self:

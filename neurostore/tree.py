@@ -251,7 +251,7 @@ class Stamper:
 def _group_at(h5file: H5File, path: str) -> h5g.GroupID:
     try:
         return h5g.open(h5file.id, path.encode())
-    except KeyError:
+    except (KeyError, ValueError):  # the group itself is missing, or one above it
         return h5g.create(h5file.id, path.encode(), lcpl=_with_parents())
 
 
