@@ -32,6 +32,7 @@ FLOORS = {
     "catalogue": 3,
     "index": 3,
     "jaxio": 3,
+    "likeness": 3,
     "builders": 3.5,
     "reading": 3.5,
     "tree": 3.75,
