@@ -100,7 +100,9 @@ def draft(
     coordinates = {schema.TIMESTAMP}
     coordinates |= {r.name for r in row.variables if r.coordinate} | _LABEL_NAMES & set(variables)
     stamp = Plain((), np.float64(moment), schema.TIMESTAMP_ATTRS)
-    return Draft({**variables, schema.TIMESTAMP: stamp}, frozenset(coordinates), attrs)
+    named: dict[Hashable, Any] = dict(variables.items())
+    named[schema.TIMESTAMP] = stamp
+    return Draft(named, frozenset(coordinates), attrs)
 
 
 def _checked(found: list[str], function: Callable[..., Any], *args: Any) -> Any:

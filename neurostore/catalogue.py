@@ -550,7 +550,7 @@ def _check_of_one(rows: np.ndarray[Any, Any]) -> int:
     total = _SALT ^ (last & 0xFFFFFFFF)
     for word in words:
         total ^= word
-    return (total ^ (total >> 32)) & 0xFFFFFFFF
+    return int((total ^ (total >> 32)) & 0xFFFFFFFF)
 
 
 def _note(location: Any, name: str, text: str) -> None:

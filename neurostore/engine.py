@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import xarray as xr
 from xarray.backends import BackendEntrypoint
 
+from neurostore.errors import NotAStoreError
+from neurostore.store import Store
 from neurostore.store import open as open_store
 from neurostore.times import TimeLike
 
@@ -49,7 +51,7 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         kind, start, end, name
             Narrow the catalogue.
         """
-        store = open_store(filename_or_obj, "r")
+        store = _opened(filename_or_obj)
         ds = (
             store.catalogue(kind, start, end, name=name)
             if group is None or not group.strip("/")
@@ -62,17 +64,29 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         filename_or_obj: str | os.PathLike[str],
         *,
         drop_variables: str | Iterable[str] | None = None,
+        group: str | None = None,
         kind: str | None = None,
         start: TimeLike | None = None,
         end: TimeLike | None = None,
         name: str | None = None,
     ) -> dict[str, xr.Dataset]:
-        """Return the records' parts by address; the root is empty."""
-        found = open_store(filename_or_obj, "r").tree(kind, start, end, name=name)
+        """Return the records' parts by address; the root is empty.
+
+        Parameters
+        ----------
+        filename_or_obj, drop_variables
+            As for `open_dataset`.
+        group
+            Only what stands there and below; it becomes the root.
+        kind, start, end, name
+            Only these records.
+        """
+        store = _opened(filename_or_obj)
+        found = store.tree(kind, start, end, name=name)
         root = xr.Dataset()
-        root.encoding["source"] = os.path.abspath(os.fspath(filename_or_obj))
+        root.encoding["source"] = str(store.path)
         groups = {f"/{address}": _without(ds, drop_variables) for address, ds in found.items()}
-        return {"/": root, **groups}
+        return {"/": root} | (groups if group is None else _below(group.strip("/"), groups))
 
     def open_datatree(  # type: ignore[override]
         self, filename_or_obj: str | os.PathLike[str], **options: Any
@@ -85,6 +99,8 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
         try:
+            if not os.path.isfile(filename_or_obj):  # a pipe would be waited for
+                return False
             with open(filename_or_obj, "rb") as stream:
                 head = stream.read(_HEAD)
         except (OSError, ValueError):
@@ -92,8 +108,35 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         return head.startswith(_SIGNATURE) and b"engine='neurostore'" in head
 
 
+def _opened(path: object) -> Store:
+    """Open for reading what xarray was given; its own engines take ``~`` for the home, too."""
+    if not isinstance(path, str | os.PathLike):
+        raise NotAStoreError(
+            f"engine='neurostore' opens files by their path, not a {type(path).__name__}; "
+            "save it to a file, or use engine='h5netcdf' with group="
+        )
+    return open_store(os.path.expanduser(path), "r")
+
+
+def _below(group: str, groups: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """Return the groups at and below ``group``, by their address from there."""
+    head = f"/{group}" if group else ""
+    return {
+        address.removeprefix(head) or "/": ds
+        for address, ds in groups.items()
+        if f"{address}/".startswith(f"{head}/")
+    }
+
+
 def _without(ds: xr.Dataset, names: str | Iterable[str] | None) -> xr.Dataset:
+    """Leave variables out, and the indexes that need them."""
     if names is None:
         return ds
-    dropped = [names] if isinstance(names, str) else list(names)
-    return ds.drop_vars(dropped, errors="ignore")
+    dropped = {names} if isinstance(names, str) else set(names)
+    broken = [
+        name
+        for _, coords in ds.xindexes.group_by_index()
+        if dropped & coords.keys()
+        for name in coords
+    ]
+    return ds.drop_indexes(broken).drop_vars(dropped, errors="ignore")

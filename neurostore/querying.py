@@ -113,7 +113,16 @@ def retrieve(session: Session, record_id: str) -> xr.Dataset:
             f"{session.path}: no record {record_id!r}; ids() lists the records there are"
         )
     member, entry = found
-    return member.open_record(entry)[0]
+    return _from(session, member.open_record(entry)[0])
+
+
+def _from(session: Session, ds: xr.Dataset) -> xr.Dataset:
+    """Note in a Dataset, and in its variables as xarray's engines do, where it came from."""
+    source = str(session.path)
+    ds.encoding["source"] = source
+    for variable in ds.variables.values():
+        variable.encoding["source"] = source
+    return ds
 
 
 def range_(
@@ -128,9 +137,7 @@ def range_(
         holder, entry = where[member.id]
         return Opened(*holder.open_record(entry))
 
-    ds = combine(row, _merged(found, _members), opener, join)
-    ds.encoding["source"] = str(session.path)
-    return ds
+    return _from(session, combine(row, _merged(found, _members), opener, join))
 
 
 def _members(found: _Found) -> Iterator[Member]:
@@ -169,9 +176,7 @@ def catalogue(session: Session, kind: Any, start: Any, end: Any, name: str | Non
     moments = np.array(_merged(found, lambda part: part.column("timestamp")), np.float64)
     coords = over_records(None, _merged(found, _Found.ids), moments, [])
     data = {key: (RECORD, values, _NOTES[key]) for key, values in columns.items()}
-    ds = xr.Dataset(data, coords, {"title": "records of a neurostore file"})
-    ds.encoding["source"] = str(session.path)
-    return ds
+    return _from(session, xr.Dataset(data, coords, {"title": "records of a neurostore file"}))
 
 
 def _texts(values: list[str]) -> np.ndarray[Any, Any]:

@@ -191,7 +191,7 @@ def default_dims(
 
 
 def _look_at_leaf(dataset: h5d.DatasetID, path: str, source: Source, kind: Kind | None) -> Part:
-    """A bare dataset stands for the first variable of its kind; its attributes for the record's."""
+    """Take a bare dataset for the first variable of its kind, its attributes for the record's."""
     name = kind.variables[0].name if kind is not None else path.rsplit("/", 1)[-1]
     attrs = h5attrs.read_all(dataset)
     item = _Item(name.encode(), name, dataset, 0, False, False, dataset.rank, {})

@@ -294,6 +294,8 @@ class CrashSafeFile(_View):
 
     Attributes
     ----------
+    durability
+        As given; it may be changed between commits.
     error
         The first error of a callback, or None. After one, nothing is written any more.
     """
@@ -315,7 +317,7 @@ class CrashSafeFile(_View):
         self._journal_fd = -1
         self._journal_head = b""
         self._applying = applying
-        self._power = durability == "power"
+        self.durability: Durability = durability
         self._pid = os.getpid()
         self._doing = self._begun = ""
         self._state_offset = state_offset
@@ -507,7 +509,7 @@ class CrashSafeFile(_View):
         self._spill()
         if self._io.size(self._fd) != journal.new_end:
             self._io.truncate(self._fd, journal.new_end)
-        if self._power:
+        if self.durability == "power":
             self._doing = "syncing appended data"
             self._io.sync(self._fd)
 
@@ -521,7 +523,7 @@ class CrashSafeFile(_View):
         if io.size(self._journal_fd) > max(_BIG_JOURNAL, len(blob)):
             io.truncate(self._journal_fd, len(blob))
         write_all(io, self._journal_fd, blob, 0)
-        if self._power:
+        if self.durability == "power":
             self._doing = "syncing the journal"
             io.sync(self._journal_fd)
             if not self._named:
@@ -552,7 +554,7 @@ class CrashSafeFile(_View):
         if self._begun == "journal":
             with contextlib.suppress(OSError):
                 write_all(self._io, self._journal_fd, bytes(HEADER.size), 0)
-                if self._power:
+                if self.durability == "power":
                     self._io.sync(self._journal_fd)
 
     # -- turning back, and the end ---------------------------------------------------------------
@@ -601,7 +603,7 @@ class CrashSafeFile(_View):
             return
         try:
             self._doing = "syncing the file"
-            if self._power:
+            if self.durability == "power":
                 self._io.sync(self._fd)
             self._doing = "removing the journal"
             self._close_journal()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from neurostore import names
@@ -133,14 +134,18 @@ class Kind:
     result: str | None = None
     check: Callable[[Mapping[Hashable, int]], list[str]] | None = None
 
-    @property
+    @cached_property
     def variables(self) -> tuple[Variable, ...]:
         """All variables, part by part."""
         return tuple(variable for part in self.parts for variable in part.variables)
 
     def variable(self, name: Hashable) -> Variable | None:
         """Return the row of the variable called ``name``, or None."""
-        return next((row for row in self.variables if row.name == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[Hashable, Variable]:
+        return {row.name: row for row in self.variables}
 
     def leaf(self, name: str, timestamp: float) -> str:
         """Return the id of a record of this kind, if nothing else has it."""

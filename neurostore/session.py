@@ -47,6 +47,10 @@ from neurostore.tree import H5File
 __all__ = ["RecordSource", "Session", "attach", "close_all"]
 
 
+#: Seconds that a reader waits for a commit to be applied.
+_PATIENCE = 30.0
+
+
 class Session:
     """One open file of this process.
 
@@ -89,13 +93,24 @@ class Session:
             self._check_open()
             if self._writer is not None and (self._depth or self._is_current()):
                 yield self._writer
+                if self._file is not None:
+                    self._file.check()  # HDF5 takes a failed read for zeros
                 return
-            if self._reader is None or self._state() != self._reader_state:
-                self._close_reader()
-                if journal.pending(self.path):
-                    self._finish_commit()
-            with self._locks.reading():
-                yield self._current_reader()
+            deadline = time.monotonic() + _PATIENCE
+            while True:
+                with self._locks.reading():
+                    if self._is_readable():
+                        yield self._current_reader()
+                        return
+                self._finish_commit(deadline)
+
+    def _is_readable(self) -> bool:
+        """Tell whether no commit is left half-way, under the reading lock."""
+        if self._reader is not None and self._state() == self._reader_state:
+            return True
+        if self._reader is not None:
+            self._close_reader()
+        return self._overlay is not None or not journal.pending(self.path)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -133,27 +148,26 @@ class Session:
         return os.pread(self._state_fd, journal.STATE_SIZE, self._state_offset)
 
     def _current_reader(self) -> H5File:
-        if self._reader is None or self._state() != self._reader_state:
-            self._open_reader()
-        assert self._reader is not None
+        if self._reader is None:
+            if self._overlay is not None:
+                self._reader = safefile.open_h5(self._overlay, write=False)
+            else:
+                self._reader = tree.open_native(self.path)
+            self._remember_state(self._reader)
+            self._reader_state = self._state()
         return self._reader
 
-    def _open_reader(self) -> None:
-        if self._reader is not None:
-            self._close_reader()
-        if self._overlay is not None:
-            self._reader = safefile.open_h5(self._overlay, write=False)
-        else:
-            self._reader = tree.open_native(self.path)
-        self._remember_state(self._reader)
-        self._reader_state = self._state()
+    def _finish_commit(self, deadline: float) -> None:
+        """Apply what a dead writer left; read through it where the file cannot be written.
 
-    def _finish_commit(self) -> None:
-        """Apply what a dead writer left; read through it where the file cannot be written."""
+        A living writer is about to apply it: that takes a moment.
+        """
         try:
-            self._locks.acquire_writer(0)
+            self._locks.acquire_writer(0.05)
         except LockTimeoutError:
-            return  # a living writer is about to apply it; its last commit is what there is
+            if time.monotonic() > deadline:
+                raise
+            return
         except ReadOnlyError:
             self._overlay = safefile.Overlay(self.path)
             return
@@ -272,6 +286,7 @@ class Session:
         if self._writer is not None:
             assert self._file is not None
             if not self._file.moved() and self._file.error is None:
+                self._file.durability = durability
                 return
             self._drop_writer()
         self._close_reader()
@@ -283,8 +298,12 @@ class Session:
             applying=self._locks.applying,
             durability=durability,
         )
-        hold_data_lock(self._file.fileno(), self.path)
-        self._writer = safefile.open_h5(self._file)
+        try:
+            hold_data_lock(self._file.fileno(), self.path)
+            self._writer = safefile.open_h5(self._file)
+        except BaseException:
+            self._drop_writer()
+            raise
 
     def _ensure_catalogue(self, durability: Durability) -> None:
         """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""
@@ -469,9 +488,9 @@ class Session:
     def _close_reader(self) -> None:
         reader, self._reader = self._reader, None
         overlay, self._overlay = self._overlay, None
-        if self._catalogue_of is reader:
-            self._catalogue = self._catalogue_of = None
         if reader is not None:
+            if self._catalogue_of is reader:
+                self._catalogue = self._catalogue_of = None
             reader.close()
         if overlay is not None:
             overlay.close()
