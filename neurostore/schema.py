@@ -31,8 +31,9 @@ TIMESTAMP_ATTRS = {
     "axis": "T",
 }
 
-#: Attributes of the scalar ``time``; no axis, since a record has exactly one T axis.
-TIME_ATTRS = {"long_name": "timestamp as a date", "standard_name": "time"}
+#: Attributes of the scalar ``time``; neither axis nor standard name, which would make it a
+#: second T axis.
+TIME_ATTRS = {"long_name": "timestamp as a date"}
 
 NUMBERS = "biufcV"  # V: bfloat16 and its kin
 ANYTHING = NUMBERS + "USMm"

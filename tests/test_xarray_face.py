@@ -178,7 +178,7 @@ def test_a_replaced_file_is_noticed(path: Path, tmp_path: Path) -> None:
     lazy_one = neurostore.open(path, "r").retrieve("train_1.0")
     os.replace(tmp_path / "other.h5", path)
     assert train(0.0).neuro.ids(path=path) == ["train_7.0"]
-    with pytest.raises(RecordNotFoundError, match="replaced since 'train_1.0' was opened"):
+    with pytest.raises(RecordNotFoundError, match=r"replaced since 'train_1.0' was opened"):
         lazy_one.load()
     assert train(8.0).neuro.store(path) == "train_8.0"
     assert train(0.0).neuro.ids(path=path) == ["train_7.0", "train_8.0"]
@@ -202,9 +202,9 @@ def test_a_record_removed_after_it_was_opened_says_so(path: Path) -> None:
     for compacted in (False, True):
         if compacted:
             store.compact()
-        with pytest.raises(RecordNotFoundError, match="'train_1.0' was removed after"):
+        with pytest.raises(RecordNotFoundError, match=r"'train_1.0' was removed after"):
             gone["spike_times"].copy().values  # noqa: B018
-        with pytest.raises(RecordNotFoundError, match="'train_1.0' was removed after"):
+        with pytest.raises(RecordNotFoundError, match=r"'train_1.0' was removed after"):
             many["spike_times"].copy().values  # noqa: B018
         assert many["spike_times"].variable[3:].values.tolist() == [0.3, 0.2, 0.1, 0.0]
         assert kept["states"].copy().values[0, 0] == 2.0
@@ -454,7 +454,7 @@ def test_a_pickle_holds_no_values(path: Path) -> None:
     assert len(pickle.dumps(store.retrieve("big_5.0"))) < 20_000
 
 
-# -- CF ---------------------------------------------------------------------------------------------
+# -- CF ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
