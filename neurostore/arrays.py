@@ -69,20 +69,15 @@ class Place:
         return types.from_stored(self.source.read(self.address, key), self.logical)
 
 
-#: NaN in it widens no other float.
-_SMALLEST = np.dtype(np.float16)
-
-
 @dataclass(frozen=True)
 class Missing:
     """Stands in for a variable that one of many records lacks: NaN."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any] = _SMALLEST
 
     def read(self, key: Key | None = None) -> np.ndarray[Any, Any]:
         """Return NaN."""
-        return np.full(_picked_shape(self.shape, key or ()), np.nan, self.dtype)
+        return np.full(_picked_shape(self.shape, key or ()), np.nan)
 
 
 @dataclass(frozen=True, eq=False)

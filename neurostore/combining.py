@@ -29,7 +29,7 @@ from neurostore.arrays import (
 )
 from neurostore.errors import MisalignedRecordsError
 from neurostore.index import with_event_index
-from neurostore.likeness import common_dtype, difference
+from neurostore.likeness import common_dtype, difference, gapped_dtype
 from neurostore.schema import Kind
 
 __all__ = ["RECORD", "Join", "Member", "Opened", "combine", "over_records"]
@@ -119,12 +119,16 @@ class _Range:
         """Return where a variable of every record is; None for records that lack it."""
         return [self.place(member, name) for member in self.members]
 
-    def joint(self, name: str, dtypes: Iterable[np.dtype[Any]]) -> np.dtype[Any]:
-        """Return the dtype that holds a variable of all records exactly."""
-        several = set(dtypes)
+    def joint(
+        self, name: str, places: Iterable[Place | Held | None], gaps: bool = False
+    ) -> np.dtype[Any]:
+        """Return the dtype that holds a variable of all records, and gaps, exactly."""
+        several = {place.dtype for place in places if place is not None}
         dtype = common_dtype(*several)
+        if gaps and dtype is not None:
+            dtype = gapped_dtype(dtype)
         if dtype is None:
-            shown = ", ".join(sorted(map(str, several)))
+            shown = ", ".join(sorted(map(str, several))) + (", and gaps" if gaps else "")
             raise MisalignedRecordsError(
                 f"{self.kind.name}: no dtype holds {name!r} of all records exactly ({shown}); "
                 f"{_SELECT}"
@@ -135,15 +139,15 @@ class _Range:
     def reference(self) -> Opened:
         return self.templates[self.key(self.members[0])][1]
 
-    def variables(self, scalar: bool) -> dict[str, xr.Variable]:
-        """Variables of the first record, without its times; scalar ones or the others."""
+    def variables(self) -> dict[str, xr.Variable]:
+        """Variables of the first record, without its own time."""
         own = {schema.TIMESTAMP}
         if schema.TIME not in self.reference.places:
             own.add(schema.TIME)
         return {
             str(name): variable
             for name, variable in self.reference.ds.variables.items()
-            if name not in own and (variable.ndim == 0) == scalar
+            if name not in own
         }
 
     def differing(self) -> Member | None:
@@ -303,20 +307,18 @@ def _stacked(found: _Range) -> xr.Dataset:
     first = found.reference.ds
     data = {}
     kept = {}
-    for name, variable in found.variables(scalar=False).items():
-        if name in first.coords and (odd is None or name in first.dims):
+    for name, variable in found.variables().items():
+        if variable.ndim and name in first.coords and (odd is None or name in first.dims):
             kept[name] = variable
         else:
             data[name] = _stack(found, name, variable)
-    for name, variable in found.variables(scalar=True).items():
-        data[name] = _stack(found, name, variable)
     return _assembled(found, data, kept)
 
 
 def _stack(found: _Range, name: str, variable: xr.Variable) -> xr.Variable:
     places = [place for place in found.places(name) if place is not None]
-    dtype = found.joint(name, (place.dtype for place in places))
-    return lazy((RECORD, *map(str, variable.dims)), StackedArray(places, dtype), variable.attrs)
+    array = StackedArray(places, found.joint(name, places))
+    return lazy((RECORD, *map(str, variable.dims)), array, variable.attrs)
 
 
 def _assembled(
@@ -375,15 +377,19 @@ def _ragged(found: _Range) -> xr.Dataset:
             data[name] = _stack(found, name, variable)
         else:
             kept[name] = variable
-    odd = found.differing()
-    if odd is not None and found.join != "override":
-        raise MisalignedRecordsError(
-            f"{kind.name}: the labels of {odd.id!r} are not those of {found.members[0].id!r}; "
-            "pass join='override' to take the first record's"
-        )
+    _refuse_other_labels(found)
     sizes = np.array([found.length(member) for member in found.members], np.int64)
     ds = xr.Dataset({**data, **kept, **_rows(sizes, kind.elastic)}, _coords(found))
     return with_event_index(ds.set_coords(sorted(coordinates & {*map(str, ds)})))
+
+
+def _refuse_other_labels(found: _Range) -> None:
+    odd = found.differing()
+    if odd is not None and found.join != "override":
+        raise MisalignedRecordsError(
+            f"{found.kind.name}: the labels of {odd.id!r} are not those of "
+            f"{found.members[0].id!r}; pass join='override' to take the first record's"
+        )
 
 
 def _rows(sizes: np.ndarray[Any, Any], dim: str) -> dict[str, xr.Variable]:
@@ -397,12 +403,13 @@ def _rows(sizes: np.ndarray[Any, Any], dim: str) -> dict[str, xr.Variable]:
 
 
 def _join_ends(found: _Range, name: str, variable: xr.Variable) -> xr.Variable:
-    places: list[Place | Held | Missing] = [
+    places = found.places(name)
+    dtype = found.joint(name, places, gaps=None in places)
+    filled = [
         place or Missing((found.length(member), *variable.shape[1:]))
-        for member, place in zip(found.members, found.places(name), strict=True)
+        for member, place in zip(found.members, places, strict=True)
     ]
-    dtype = found.joint(name, (place.dtype for place in places))
-    return lazy(tuple(map(str, variable.dims)), RaggedArray(places, dtype), variable.attrs)
+    return lazy(tuple(map(str, variable.dims)), RaggedArray(filled, dtype), variable.attrs)
 
 
 # -- under the union of labels -----------------------------------------------------------------
@@ -412,20 +419,21 @@ def _united(found: _Range) -> xr.Dataset:
     dim = found.kind.elastic
     assert dim is not None
     columns, labels = _columns(found, dim)
-    data: dict[str, xr.Variable] = {}
-    for name, variable in found.variables(scalar=False).items():
-        if name == dim:
-            continue
-        data[name] = (
-            _scatter(found, name, variable, columns, len(labels))
-            if variable.dims == (dim,)
-            else _stack(found, name, variable)
-        )
-    for name, variable in found.variables(scalar=True).items():
-        data[name] = _stack(found, name, variable)
+    _refuse_other_labels(found)
     first = found.reference.ds
     attrs = first[dim].attrs if dim in first.coords else {}
-    return _assembled(found, data, {dim: xr.Variable((dim,), labels, attrs)})
+    kept = {dim: xr.Variable((dim,), labels, attrs)}
+    data: dict[str, xr.Variable] = {}
+    for name, variable in found.variables().items():
+        if name == dim:
+            continue
+        if variable.dims == (dim,):
+            data[name] = _scatter(found, name, variable, columns, len(labels))
+        elif variable.ndim and name in first.coords:
+            kept[name] = variable
+        else:
+            data[name] = _stack(found, name, variable)
+    return _assembled(found, data, kept)
 
 
 def _columns(found: _Range, dim: str) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
@@ -456,12 +464,10 @@ def _scatter(
     width: int,
 ) -> xr.Variable:
     """Return a variable with one row for each record; gaps hold NaN, NaT or no text."""
-    places = [place or Missing((0,)) for place in found.places(name)]
-    dtypes = {place.dtype for place in places if not isinstance(place, Missing)}
-    gaps = any(len(own) < width for own in columns)
-    if gaps and all(dtype.kind in "biu" for dtype in dtypes):
-        dtypes.add(np.dtype(np.float64))
-    array = ScatteredArray(places, columns, width, found.joint(name, dtypes))
+    places = found.places(name)
+    dtype = found.joint(name, places, gaps=any(len(own) < width for own in columns))
+    filled = [place or Missing((0,)) for place in places]
+    array = ScatteredArray(filled, columns, width, dtype)
     return lazy((RECORD, *map(str, variable.dims)), array, variable.attrs)
 
 

@@ -14,7 +14,7 @@ import xarray as xr
 from neurostore import schema
 from neurostore.schema import Kind
 
-__all__ = ["common_dtype", "difference"]
+__all__ = ["common_dtype", "difference", "gapped_dtype"]
 
 
 def difference(kind: Kind, first: xr.Dataset, other: xr.Dataset, *, sizes: bool) -> str | None:
@@ -74,6 +74,17 @@ def common_dtype(*dtypes: np.dtype[Any]) -> np.dtype[Any] | None:
     except TypeError:
         return None
     return joint if all(_is_exact(dtype, joint) for dtype in dtypes) else None
+
+
+def gapped_dtype(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
+    """Return the dtype that holds values of ``dtype`` and gaps, or None.
+
+    A gap is NaN, NaT or the empty text.
+
+    >>> gapped_dtype(np.dtype("i4"))
+    dtype('float64')
+    """
+    return common_dtype(dtype, np.dtype(np.float64)) if dtype.kind in "biu" else dtype
 
 
 def _is_exact(dtype: np.dtype[Any], joint: np.dtype[Any]) -> bool:
