@@ -144,7 +144,8 @@ class DatasetNeuro(_Neuro):
         >>> ds.neuro.store(tmp / "run.h5")
         'train_12.5'
         """
-        return self._store(path, "a", **settings).store(self._dataset())
+        record = records.examine(self._dataset())  # before a file is made for it
+        return self._store(path, "a", **settings).store(record)
 
     def to_jax(self) -> dict[str, Any]:
         """Return the numeric variables as JAX arrays by name: a pytree.
@@ -175,7 +176,8 @@ class DataArrayNeuro(_Neuro):
 
     def store(self, path: PathLike | None = None, **settings: Any) -> str:
         """Store this variable as a record; see :meth:`DatasetNeuro.store`."""
-        return self._store(path, "a", **settings).store(self._dataset())
+        record = records.examine(self._dataset())  # before a file is made for it
+        return self._store(path, "a", **settings).store(record)
 
 
 _RECORD_ATTRS = frozenset(
@@ -195,4 +197,5 @@ class DataTreeNeuro(_Neuro):
 
     def store(self, path: PathLike | None = None, **settings: Any) -> dict[str, str]:
         """Store every node that is a record; return the ids by node path."""
-        return self._store(path, "a", **settings).store_tree(self._obj)
+        examined = records.examine_tree(self._obj)
+        return self._store(path, "a", **settings).store_tree(examined)

@@ -49,8 +49,10 @@ ROW = np.dtype(
     ]
 )
 _ROW_TYPE = h5t.py_create(ROW)
-_WORDS = struct.Struct(f"<{ROW.itemsize // 8}Q")
-_SALT = 0x6E6575726F
+_ROW_WORDS = struct.Struct(f"<{ROW.itemsize // 8}Q")
+_SOUND = 0x6E657572
+#: The word of a row that is 0 unless the record was removed or has an id of its own.
+_ODD_WORD = 6
 #: A row that is no record yet; a real one has a version.
 _UNUSED = np.zeros((), ROW)
 _UNUSED["timestamp"] = np.nan
@@ -71,17 +73,19 @@ STATE = (
     "removed",
     "serial",
     "modified",
+    "rows",
+    "texts",
 )
 _STATE_SIZE = 16
 
 
-def _checks(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """All other words of each row, xored: it notices a damaged or half-written row."""
-    words = np.ascontiguousarray(rows).view("<u8").reshape(len(rows), -1)
-    total = words[:, 0] ^ np.uint64(_SALT)
-    for column in range(1, words.shape[1] - 1):
-        total ^= words[:, column]
-    total ^= words[:, -1] & np.uint64(0xFFFFFFFF)
+def _words(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(rows).view("<u8").reshape(len(rows), -1)
+
+
+def _folded(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """All words of each row, xored and folded to 32 bits: `_SOUND` where the row is as written."""
+    total = np.bitwise_xor.reduce(_words(rows), axis=1)
     folded: np.ndarray[Any, Any] = (total ^ (total >> np.uint64(32))).astype("<u4")
     return folded
 
@@ -114,6 +118,7 @@ class Table:
     changed: set[int] = field(default_factory=set)
     #: Where in the file the chunks of the table are.
     chunks: dict[int, int] = field(default_factory=dict)
+    has_removed: bool = False
     _order: np.ndarray[Any, Any] | None = None
     _times: np.ndarray[Any, Any] | None = None
 
@@ -121,6 +126,14 @@ class Table:
     def rows(self) -> np.ndarray[Any, Any]:
         """All rows, removed ones included."""
         return self.buffer[: self.size]
+
+    def adopt(self, rows: np.ndarray[Any, Any]) -> None:
+        """Take the rows of a file for its own."""
+        self.buffer = rows
+        self.size = self.written = len(rows)
+        odd = rows[np.nonzero(_words(rows)[:, _ODD_WORD])[0]]
+        self.has_removed = bool(odd["removed"].any())
+        self._order = self._times = None
 
     def append(self, rows: np.ndarray[Any, Any]) -> None:
         """Add rows at the end."""
@@ -136,22 +149,29 @@ class Table:
     def remove(self, row: int) -> None:
         """Mark a row as removed."""
         self.buffer["removed"][row] = 1
+        self.has_removed = True
         self.changed.add(row)
         self._order = self._times = None
 
     def _sort(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
         if self._times is None:
             rows = self.rows
-            alive = np.flatnonzero(rows["removed"] == 0)
-            moments = rows["timestamp"] if len(alive) == len(rows) else rows["timestamp"][alive]
-            moments = np.ascontiguousarray(moments)
-            if bool((moments[1:] >= moments[:-1]).all()):
-                order = None if len(alive) == len(rows) else alive
-            else:
+            alive = np.flatnonzero(rows["removed"] == 0) if self.has_removed else None
+            moments = np.ascontiguousarray(rows["timestamp"])
+            if alive is not None:
+                moments = moments[alive]
+            order = alive
+            if not bool((moments[1:] >= moments[:-1]).all()):
                 inner = np.argsort(moments, kind="stable")
-                moments, order = moments[inner], alive[inner]
+                moments = moments[inner]
+                order = inner if alive is None else alive[inner]
             self._times, self._order = moments, order
         return self._times, self._order
+
+    def latest(self) -> float:
+        """Return the latest time of a record."""
+        moments, _ = self._sort()
+        return float(moments[-1]) if len(moments) else -math.inf
 
     def between(self, low: float, high: float) -> np.ndarray[Any, Any]:
         """Return the live rows with ``low <= timestamp <= high``, in time order."""
@@ -177,7 +197,7 @@ class Catalogue:
         self._explicit: dict[str, list[tuple[str, int]]] = {}
         #: Names of the files that this one was rotated to, oldest first.
         self.older: list[str] = []
-        self._latest = -math.inf
+        self._latest: float | None = None
         #: Datasets of the file that this is written to, opened once; it closes them with itself.
         self._opened: dict[bytes, h5d.DatasetID] = {}
         self._state_at = -1
@@ -207,6 +227,8 @@ class Catalogue:
         """Tell whether an id is taken; beyond the latest time only ids of their own can be."""
         if record_id in self._explicit:
             return True
+        if self._latest is None:
+            self._latest = max(table.latest() for table in self.tables.values())
         return timestamp <= self._latest and bool(self._matches(record_id))
 
     def add(
@@ -240,7 +262,8 @@ class Catalogue:
         self.state["serial"] += 1
         table = self.tables.setdefault(kind.name, Table(kind))
         table.append(row)
-        self._latest = max(self._latest, timestamp)
+        if self._latest is not None:
+            self._latest = max(self._latest, timestamp)
         if leaf:
             self._explicit.setdefault(leaf, []).append((kind.name, table.size - 1))
         return table.size - 1
@@ -418,9 +441,10 @@ class Catalogue:
             for name in list(KINDS):
                 if name.encode() in group:
                     found._read_table(group, name)
+            found._check_counts(group)
         except (KeyError, OSError, ValueError, RuntimeError, IndexError):
             return None  # a cache: whatever is wrong with it, the groups are the truth
-        return found if found._is_sound() else None
+        return found
 
     def write(self, h5file: h5py.File, raw: RawFile) -> None:
         """Put what was added, changed and counted into the file.
@@ -438,6 +462,8 @@ class Catalogue:
         if self._texts_written < len(self._texts):
             self._write_texts(h5file.id)
         self.state["generation"] += 1
+        self.state["rows"] = sum(table.size for table in self.tables.values())
+        self.state["texts"] = len(self._texts)
         if self._state_at < 0:
             self._state_at = self.state_offset(h5file)
         raw.put(self._state_values().tobytes(), self._state_at)
@@ -449,14 +475,15 @@ class Catalogue:
             dataset = self._opened[link] = h5d.open(root, GROUP + b"/" + link, _UNCACHED)
         return dataset
 
-    def _is_sound(self) -> bool:
-        for table in self.tables.values():
-            rows = table.rows
-            if len(rows) and int(max(rows[f].max() for f in ("structure", "name", "leaf"))) >= len(
-                self._texts
-            ):
-                return False
-        return True
+    def _check_counts(self, group: h5g.GroupID) -> None:
+        """Raise where rows or texts are missing; kinds that this version lacks count too."""
+        rows = sum(table.size for table in self.tables.values())
+        unknown = [link for link in group if b"/".join((link, b"rows")) in group]
+        known = {name.encode() for name in KINDS}
+        if set(unknown) <= known and rows != self.state["rows"]:
+            raise ValueError(f"catalogue: {rows} rows, expected {self.state['rows']}")
+        if len(self._texts) < self.state["texts"]:
+            raise ValueError(f"catalogue: {len(self._texts)} texts")
 
     def _read_state(self, group: h5g.GroupID) -> None:
         values = np.empty(_STATE_SIZE, "<i8")
@@ -490,16 +517,14 @@ class Catalogue:
         if len(rows):
             dataset.read(h5s.ALL, h5s.ALL, rows, _ROW_TYPE)
         rows = rows[: _used(rows)]
-        if not (rows["check"] == _checks(rows)).all():
+        if not (_folded(rows) == _SOUND).all():
             raise ValueError(f"catalogue/{name}/rows: a row fails its check")
         table = self.tables[name]
-        table.append(rows)
-        table.written = table.size
-        if len(rows):
-            self._latest = max(self._latest, float(rows["timestamp"].max()))
-        for row in np.flatnonzero((rows["leaf"] > 0) & (rows["removed"] == 0)):
-            leaf = self._texts[int(rows["leaf"][row])]
-            self._explicit.setdefault(leaf, []).append((name, int(row)))
+        table.adopt(rows)
+        for row in np.nonzero(_words(rows)[:, _ODD_WORD])[0]:
+            if rows["leaf"][row] and not rows["removed"][row]:
+                leaf = self._texts[int(rows["leaf"][row])]
+                self._explicit.setdefault(leaf, []).append((name, int(row)))
 
     def _write_table(self, root: h5g.GroupID, raw: RawFile, table: Table) -> None:
         link = table.kind.name.encode()
@@ -540,17 +565,16 @@ def _used(rows: np.ndarray[Any, Any]) -> int:
 
 
 def _checked(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    rows["check"] = _checks(rows) if len(rows) > 1 else _check_of_one(rows)
+    """Give each row the check that makes its words fold to `_SOUND`."""
+    rows["check"] = 0
+    if len(rows) == 1:  # most commits: the same without NumPy's overhead
+        total = 0
+        for word in _ROW_WORDS.unpack(rows.tobytes()):
+            total ^= word
+        rows["check"] = (total ^ (total >> 32)) & 0xFFFFFFFF ^ _SOUND
+    else:
+        rows["check"] = _folded(rows) ^ np.uint32(_SOUND)
     return rows
-
-
-def _check_of_one(rows: np.ndarray[Any, Any]) -> int:
-    """Do what `_checks` does, for the one row of most commits, without NumPy's overhead."""
-    *words, last = _WORDS.unpack(rows.tobytes())
-    total = _SALT ^ (last & 0xFFFFFFFF)
-    for word in words:
-        total ^= word
-    return int((total ^ (total >> 32)) & 0xFFFFFFFF)
 
 
 def _note(location: Any, name: str, text: str) -> None:

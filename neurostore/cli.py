@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from neurostore import times
 from neurostore._version import __version__
 from neurostore.errors import HDF5StorageError
 from neurostore.store import open as open_store
@@ -65,10 +66,12 @@ def info(path: File, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(found))
         return
     records = found.pop("records")
+    found["created_at"] = times.decoded(found["created_at"])
     for key, value in found.items():
-        typer.echo(f"{key:16}{value}")
+        typer.echo(f"{key:26}{value}")
     for kind, count in records.items():
-        typer.echo(f"{kind:24}{count:>10}")
+        if count:
+            typer.echo(f"{kind:26}{count:,}")
 
 
 @app.command()
@@ -96,6 +99,7 @@ def ls(
     if as_json:
         typer.echo(json.dumps(rows))
         return
+    typer.echo(f"{'id':40}{'kind':26}{'bytes':>14}")
     for line in rows:
         typer.echo(f"{line['id']:40}{line['kind']:26}{line['stored_bytes']:>14,}")
 

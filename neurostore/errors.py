@@ -53,15 +53,23 @@ class RecordError(HDF5StorageError):
 
 
 class ValidationError(RecordError, ValueError):
-    """Data or an argument cannot be stored as asked; nothing was written."""
+    """Data or an argument cannot be stored as asked; nothing was written.
+
+    `problems` holds all that is wrong, one line each.
+    """
+
+    problems: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, what: str, problems: list[str]) -> Self:
         """One error for all ``problems`` of ``what``."""
         if len(problems) == 1:
-            return cls(f"{what}: {problems[0]}")
-        lines = "".join(f"\n  - {problem}" for problem in problems)
-        return cls(f"{what}: {len(problems)} problems{lines}")
+            error = cls(f"{what}: {problems[0]}")
+        else:
+            lines = "".join(f"\n  - {problem}" for problem in problems)
+            error = cls(f"{what}: {len(problems)} problems{lines}")
+        error.problems = tuple(problems)
+        return error
 
 
 class RecordNotFoundError(RecordError, KeyError):

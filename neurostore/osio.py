@@ -227,7 +227,7 @@ def create(
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name[:200]}-{secrets.token_hex(8)}")
     try:
-        io.close(io.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS))
+        io.close(io.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, 0o666))
         try:
             build(temporary)
             if durability == "power":
@@ -252,7 +252,7 @@ def _name(io: IO, temporary: str, path: str) -> None:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
             raise
         # No hard links here. The empty file holds the name for the moment until the rename.
-        io.close(io.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS))
+        io.close(io.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o666))
         io.replace(temporary, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections import Counter
@@ -23,6 +24,10 @@ from neurostore.session import RecordSource, Session
 __all__ = ["catalogue", "groups", "ids", "info", "range_", "retrieve"]
 
 Value = TypeVar("Value")
+
+
+#: Records up to which a mistyped id is compared with all of them.
+_COMPARED = 5_000
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,16 @@ def ids(session: Session, kind: Any, start: Any, end: Any, name: str | None) -> 
     return _merged(_find(session, kind, start, end, name), _Found.ids)
 
 
+def _hint(session: Session, record_id: str) -> str:
+    """Name the id that may have been meant, where there are not too many to compare."""
+    held = session.catalogue
+    if sum(table.size for table in held.tables.values()) <= _COMPARED:
+        close = difflib.get_close_matches(record_id, [e.id for e in held.entries()], 1)
+        if close:
+            return f"is {close[0]!r} meant? ids() lists the records there are"
+    return "ids() lists the records there are"
+
+
 def retrieve(session: Session, record_id: str) -> xr.Dataset:
     """Return one record, lazily."""
     if not isinstance(record_id, str):
@@ -110,7 +125,7 @@ def retrieve(session: Session, record_id: str) -> xr.Dataset:
     found = find(session, record_id)
     if found is None:
         raise RecordNotFoundError(
-            f"{session.path}: no record {record_id!r}; ids() lists the records there are"
+            f"{session.path}: no record {record_id!r}; {_hint(session, record_id)}"
         )
     member, entry = found
     return _from(session, member.open_record(entry)[0])

@@ -22,7 +22,17 @@ from neurostore.errors import ValidationError
 from neurostore.h5attrs import Packed, pack
 from neurostore.schema import Kind
 
-__all__ = ["Column", "Draft", "Piece", "Plain", "Record", "examine", "infer_kind", "problems"]
+__all__ = [
+    "Column",
+    "Draft",
+    "Piece",
+    "Plain",
+    "Record",
+    "examine",
+    "examine_tree",
+    "infer_kind",
+    "problems",
+]
 
 #: Attribute with the name a user gave to what xarray, DataTree or HDF5 calls otherwise.
 ORIGINAL_NAME = "original_name"
@@ -163,13 +173,9 @@ def problems(ds: xr.Dataset) -> list[str]:
     """
     try:
         examine(ds)
-    except _Unfit as error:
-        return error.problems
+    except ValidationError as error:
+        return list(error.problems)
     return []
-
-
-class _Unfit(ValidationError):
-    problems: list[str]
 
 
 def examine(given: xr.Dataset | Draft) -> Record:
@@ -185,10 +191,20 @@ def examine(given: xr.Dataset | Draft) -> Record:
     kind = _kind(ds, found)
     record = _record(ds, kind, found) if kind is not None else None
     if found.problems or record is None:
-        error = _Unfit.of(kind.name if kind else "Dataset", found.problems)
-        error.problems = found.problems
-        raise error
+        raise ValidationError.of(kind.name if kind else "Dataset", found.problems)
     return record
+
+
+def examine_tree(tree: xr.DataTree) -> dict[str, Record]:
+    """Return the records of a tree by node path; nodes that hold nothing are no records."""
+    found = {
+        node.path: node.to_dataset()
+        for node in tree.subtree
+        if node.data_vars or node.to_dataset(inherit=False).attrs.get("kind")
+    }
+    if not found:
+        raise ValidationError("the tree has no node with variables, so there is no record")
+    return {path: examine(ds) for path, ds in found.items()}
 
 
 def _kind(ds: Draft, found: _Findings) -> Kind | None:

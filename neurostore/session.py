@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import threading
 import time
 import weakref
@@ -257,6 +258,7 @@ class Session:
     def replace(self, temporary: Path, durability: Durability) -> None:
         """Put a finished file in the place of this one, inside :meth:`exclusive`."""
         self._close_reader()
+        shutil.copymode(self.path, temporary)
         with self._locks.applying():
             osio.replace(temporary, self.path, durability=durability)
         self._forget_inode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -147,7 +147,7 @@ class Store:
 
     # -- storing -------------------------------------------------------------------------------
 
-    def store(self, ds: xr.Dataset | records.Draft) -> str:
+    def store(self, ds: xr.Dataset | records.Draft | records.Record) -> str:
         """Store one record and return its id; when this returns, it is committed.
 
         Parameters
@@ -160,20 +160,13 @@ class Store:
         ValidationError
             Names everything that keeps ``ds`` from being a record; the file is as it was.
         """
-        record = records.examine(ds)
+        record = ds if isinstance(ds, records.Record) else records.examine(ds)
         with self._writing() as session:
             return session.put(record, self._layout, series.is_taken(session))
 
-    def store_tree(self, tree: xr.DataTree) -> dict[str, str]:
+    def store_tree(self, tree: xr.DataTree | Mapping[str, records.Record]) -> dict[str, str]:
         """Store every record node of ``tree`` in one commit; return the ids by node path."""
-        found = {
-            node.path: node.to_dataset()
-            for node in tree.subtree
-            if node.data_vars or node.to_dataset(inherit=False).attrs.get("kind")
-        }
-        if not found:
-            raise ValidationError("the tree has no node with variables, so there is no record")
-        examined = {path: records.examine(ds) for path, ds in found.items()}
+        examined = records.examine_tree(tree) if isinstance(tree, xr.DataTree) else tree
         with self._writing() as session:
             taken = series.is_taken(session)
             return {path: session.put(r, self._layout, taken) for path, r in examined.items()}

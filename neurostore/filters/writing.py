@@ -28,7 +28,8 @@ def write(dataset: h5py.h5d.DatasetID, array: Array, pipeline: Pipeline) -> int:
     dataset : h5py.h5d.DatasetID
         Open for writing, its extent that of the array.
     array : numpy.ndarray
-        The values, in any memory order, of the type of the dataset, byte order included.
+        The values, in any memory order, of the type of the dataset, byte order included; that is
+        not checked, since the one caller has just created the dataset for them.
     pipeline : Pipeline
         What the dataset was created with.
 
