@@ -97,13 +97,25 @@ def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> P
             if item.is_scale or item.link.decode() in listed:
                 coordinates.add(item.name)
     attrs = _record_attrs(group_attrs)
-    if kind is not None and "kind" not in dict(group_attrs):  # others mean the usual unit
-        for row in kind.variables:
-            if row.name in variables and "units" in row.attrs:
-                variables[row.name].attrs.setdefault("units", row.attrs["units"])
+    if kind is not None and "kind" not in dict(group_attrs):
+        _complete(variables, kind)
     if kind is not None:
         coordinates |= {row.name for row in kind.variables if row.coordinate} & variables.keys()
     return Part(variables, frozenset(coordinates), attrs, places)
+
+
+def _complete(variables: dict[str, xr.Variable], kind: Kind) -> None:
+    """Add what others leave unsaid: the usual unit, and names that stand in an attribute."""
+    for row in kind.variables:
+        variable = variables.get(row.name)
+        if variable is None:
+            continue
+        if "units" in row.attrs:
+            variable.attrs.setdefault("units", row.attrs["units"])
+        labels = variable.attrs.get(kind.elastic)
+        if kind.elastic not in variables and isinstance(labels, list):
+            variables[str(kind.elastic)] = xr.Variable(kind.elastic, labels)
+            del variable.attrs[kind.elastic]
 
 
 def own_attrs(parent: h5g.GroupID, path: str) -> dict[str, Any]:
@@ -179,13 +191,19 @@ def _scale_of(dataset: h5d.DatasetID, axis: int, by_address: Mapping[int, str]) 
 def default_dims(
     shapes: Mapping[str, tuple[int, ...]], kind: Kind | None
 ) -> dict[str, tuple[str, ...]]:
-    """Return dimensions for arrays that have no scales: those of the kind, else numbered ones."""
+    """Return dimensions for arrays that have no scales: those of the kind, else numbered ones.
+
+    A column with the name of a dimension of the kind holds its labels.
+    """
     if kind is not None and kind.mapping == "variables":
         return schema.layer_dims(shapes)
+    known = {dim for row in kind.variables for rule in row.dims for dim in rule} if kind else set()
     result = {}
     for name, shape in shapes.items():
         row = kind.variable(name) if kind is not None else None
         dims = row.dims_for(len(shape)) if row is not None else None
+        if len(shape) == 1 and name in known:
+            dims = (name,)
         result[name] = dims or tuple(f"{name}_dim_{axis}" for axis in range(len(shape)))
     return result
 
