@@ -394,8 +394,15 @@ def _refuse_other_labels(found: _Range) -> None:
 
 def _rows(sizes: np.ndarray[Any, Any], dim: str) -> dict[str, xr.Variable]:
     """Return what tells the events of one record from those of the next."""
-    size_attrs = {"sample_dimension": dim, "long_name": "number of events of the record"}
-    index_attrs = {"long_name": "position of the event's record"}
+    size_attrs = {
+        "sample_dimension": dim,
+        "long_name": "number of events of the record",
+        "comment": "of the whole record, whichever events are selected afterwards",
+    }
+    index_attrs = {
+        "long_name": "position of the event's record",
+        "comment": f"among the records of the range; a selection of records leaves {dim} as it is",
+    }
     return {
         "row_size": xr.Variable(RECORD, sizes, size_attrs),
         RECORD_INDEX: lazy((dim,), RowIndexArray(sizes), index_attrs),
