@@ -14,10 +14,12 @@ On disk, under ``/catalogue``: ``state`` (a few 64-bit numbers at a fixed place 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import secrets
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -59,6 +61,8 @@ _UNUSED["timestamp"] = np.nan
 _UNUSED["removed"] = 1
 _UNCACHED = h5p.create(h5p.DATASET_ACCESS)
 _UNCACHED.set_chunk_cache(0, 0, 1.0)
+#: Attribute of the root: the names of the files that this one goes on from, as JSON.
+_OLDER = b"neurostore_older_files"
 #: Rows in one chunk of a table: 32 KB; a million rows are then 1,954 chunks.
 _CHUNK = 512
 #: Version of records that others wrote; rows that are not used have 0.
@@ -75,6 +79,8 @@ STATE = (
     "modified",
     "rows",
     "texts",
+    "texts_crc",
+    "trusted_from",
 )
 _STATE_SIZE = 16
 
@@ -105,6 +111,7 @@ class Entry:
     kind: Kind
     id: str
     row: int
+    serial: int
 
 
 @dataclass
@@ -194,6 +201,7 @@ class Catalogue:
         self._texts: list[str] = [""]
         self._codes: dict[str, int] = {"": 0}
         self._texts_written = 1
+        self._texts_crc = 0
         self._explicit: dict[str, list[tuple[str, int]]] = {}
         #: Names of the files that this one was rotated to, oldest first.
         self.older: list[str] = []
@@ -341,7 +349,7 @@ class Catalogue:
 
     def _matches(self, leaf: str) -> list[Entry]:
         explicit = self._explicit.get(leaf, ())
-        found = [Entry(KINDS[name], leaf, row) for name, row in explicit]
+        found = [self.entry(KINDS[name], row) for name, row in explicit]
         try:
             timestamp = float(leaf.rpartition("_")[2])
         except ValueError:
@@ -349,22 +357,27 @@ class Catalogue:
         for table in self.tables.values():
             for row in table.between(timestamp, timestamp):
                 if not table.rows["leaf"][row] and self.id_of(table, int(row)) == leaf:
-                    found.append(Entry(table.kind, leaf, int(row)))
+                    found.append(self.entry(table.kind, int(row)))
         return found
 
     def entry(self, kind: Kind, row: int) -> Entry:
         """Return the entry of a row."""
-        return Entry(kind, self.id_of(self.tables[kind.name], row), row)
+        table = self.tables[kind.name]
+        return Entry(kind, self.id_of(table, row), row, int(table.rows["serial"][row]))
 
-    def serial(self, entry: Entry) -> int:
-        """Return the number that a record keeps for life, and no other record gets."""
-        return int(self.tables[entry.kind.name].rows["serial"][entry.row])
+    def renew(self, entry: Entry) -> Entry | None:
+        """Return the entry of the same record as this catalogue has it; None if it is gone."""
+        rows = self.tables[entry.kind.name].rows
+        if entry.row < len(rows) and rows["serial"][entry.row] == entry.serial:
+            return None if rows["removed"][entry.row] else entry
+        found = self.find(entry.id)
+        return found if found is not None and found.serial == entry.serial else None
 
     def entries(self) -> Iterator[Entry]:
         """Yield every live record, kind by kind, in time order."""
         for table in self.tables.values():
             for row in table.between(-math.inf, math.inf):
-                yield Entry(table.kind, self.id_of(table, int(row)), int(row))
+                yield self.entry(table.kind, int(row))
 
     def count(self, kind: Kind) -> int:
         """Return the number of live records of a kind."""
@@ -385,11 +398,21 @@ class Catalogue:
         self.state.update(other.state, removed=0, epoch=other.state["epoch"] + 1)
 
     def write_older(self, h5file: h5py.File) -> None:
-        """Note in the file which older files it goes on from."""
-        group = h5g.open(h5file.id, GROUP)
-        if h5py.h5a.exists(group, b"older_files"):
-            h5py.h5a.delete(group, b"older_files")
-        _note(group, "older_files", json.dumps(self.older))
+        """Note at the root of the file which older files it goes on from."""
+        if h5py.h5a.exists(h5file.id, _OLDER):
+            h5py.h5a.delete(h5file.id, _OLDER)
+        _note(h5file.id, _OLDER.decode(), json.dumps(self.older))
+
+    def settle(self, fresh: Catalogue) -> None:
+        """Take the place of a fresh catalogue, for a file that had lost its own."""
+        dimensions = max(self.state["dimensions"], fresh.state["dimensions"])
+        identity = self.state if self.state["generation"] else fresh.state
+        serial = max(self.state["serial"], identity["serial"])
+        self.state.update(identity, dimensions=dimensions, serial=serial, removed=0)
+        self.state["epoch"] += 1
+        for table in self.tables.values():
+            table.buffer["serial"][: table.size] += serial
+        self.state["serial"] = 2 * serial
 
     def take_numbers(self, count: int) -> int:
         """Return the first of ``count`` netCDF dimension numbers that nobody else has."""
@@ -436,8 +459,7 @@ class Catalogue:
             group = h5g.open(h5file.id, GROUP)
             found._read_state(group)
             found._read_texts(group)
-            older = h5attrs.read_one(group, b"older_files")
-            found.older = json.loads(older) if older else []
+            found.older = _older(h5file)
             for name in list(KINDS):
                 if name.encode() in group:
                     found._read_table(group, name)
@@ -464,6 +486,7 @@ class Catalogue:
         self.state["generation"] += 1
         self.state["rows"] = sum(table.size for table in self.tables.values())
         self.state["texts"] = len(self._texts)
+        self.state["texts_crc"] = self._texts_crc
         if self._state_at < 0:
             self._state_at = self.state_offset(h5file)
         raw.put(self._state_values().tobytes(), self._state_at)
@@ -482,23 +505,27 @@ class Catalogue:
         known = {name.encode() for name in KINDS}
         if set(unknown) <= known and rows != self.state["rows"]:
             raise ValueError(f"catalogue: {rows} rows, expected {self.state['rows']}")
-        if len(self._texts) < self.state["texts"]:
-            raise ValueError(f"catalogue: {len(self._texts)} texts")
+        if self._texts_crc != self.state["texts_crc"]:
+            raise ValueError("catalogue/names: its bytes fail their checksum")
 
     def _read_state(self, group: h5g.GroupID) -> None:
         values = np.empty(_STATE_SIZE, "<i8")
         h5d.open(group, b"state").read(h5s.ALL, h5s.ALL, values)
+        if int(np.bitwise_xor.reduce(values)) != _SOUND:
+            raise ValueError("catalogue/state: it fails its check")
         self.state.update(zip(STATE, (int(value) for value in values), strict=False))
 
     def _state_values(self) -> np.ndarray[Any, Any]:
         values = np.zeros(_STATE_SIZE, "<i8")
         values[: len(STATE)] = [self.state[name] for name in STATE]
+        values[-1] = np.bitwise_xor.reduce(values) ^ _SOUND
         return values
 
     def _read_texts(self, group: h5g.GroupID) -> None:
         dataset = h5d.open(group, b"names")
         raw = np.empty(dataset.shape, "u1")
         dataset.read(h5s.ALL, h5s.ALL, raw)
+        self._texts_crc = zlib.crc32(raw.tobytes())
         for text in raw.tobytes().split(b"\0")[:-1]:
             self._code(text.decode())
         self._texts_written = len(self._texts)
@@ -509,6 +536,7 @@ class Catalogue:
         (old,) = dataset.shape
         _extend(dataset, self._dataset(root, b"byte"), old + len(new))
         _put(dataset, old, np.frombuffer(new, "u1"), h5t.NATIVE_UINT8)
+        self._texts_crc = zlib.crc32(new, self._texts_crc)
         self._texts_written = len(self._texts)
 
     def _read_table(self, group: h5g.GroupID, name: str) -> None:
@@ -651,6 +679,9 @@ def rebuild(h5file: h5py.File) -> Catalogue:
     the records themselves.
     """
     found = Catalogue()
+    found.older = _older(h5file)
+    with contextlib.suppress(KeyError, OSError, ValueError, RuntimeError):
+        found._read_state(h5g.open(h5file.id, GROUP))
     for kind in KINDS.values():
         seen: set[str] = set()
         for part in kind.parts:
@@ -663,6 +694,11 @@ def rebuild(h5file: h5py.File) -> Catalogue:
                     _add_found(found, kind, leaf, row)
     found.state["dimensions"] = _highest_number(h5file) + 1
     return found
+
+
+def _older(h5file: h5py.File) -> list[str]:
+    text = h5attrs.read_one(h5file.id, _OLDER)
+    return list(json.loads(text)) if text else []
 
 
 def _add_found(found: Catalogue, kind: Kind, leaf: str, row: Mapping[str, Any]) -> None:

@@ -51,8 +51,9 @@ class _Found:
         return self.held.ids(self.kind, self.rows)
 
     def entries(self) -> Iterator[tuple[Session, Entry]]:
-        for record_id, row in zip(self.ids(), self.rows.tolist(), strict=True):
-            yield self.session, Entry(self.kind, record_id, row)
+        serials = self.column("serial").tolist()
+        for record_id, row, serial in zip(self.ids(), self.rows.tolist(), serials, strict=True):
+            yield self.session, Entry(self.kind, record_id, row, serial)
 
 
 def _find(
@@ -172,8 +173,10 @@ def _members(found: _Found) -> Iterator[Member]:
         found.column("serial").tolist(),
         strict=True,
     )
+    trusted_from = found.held.state["trusted_from"]
     for record_id, moment, name, length, structure, labels, serial in columns:
         source = RecordSource(path, file_id, record_id, serial, epoch)
+        structure = structure if serial >= trusted_from else ""
         yield Member(record_id, moment, name, length, structure, labels, source)
 
 

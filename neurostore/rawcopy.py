@@ -48,6 +48,8 @@ class _Copy:
             self.group(item, made)
         elif isinstance(item, h5d.DatasetID):
             self.dataset(item, target, link)
+        else:
+            item.copy().commit(target, link)
 
     def dataset(self, source: h5d.DatasetID, target: h5g.GroupID, link: bytes) -> None:
         made = h5d.create(
@@ -95,6 +97,7 @@ def copy_groups(source: h5py.File, target: h5py.File, skip: bytes, first_number:
     for link in source.id:
         if link != skip:
             run.link(source.id, target.id, link)
+    _copy_attributes(source.id, target.id)
     run.finish()
     return run.next_number
 
@@ -112,7 +115,9 @@ def _address(dataset: h5d.DatasetID) -> int:
 
 
 def _copy_values(source: h5d.DatasetID, target: h5d.DatasetID) -> None:
-    if source.get_create_plist().get_layout() == h5d.CHUNKED:
+    kind = source.get_type()
+    by_value = kind.detect_class(h5t.VLEN) or _is_varying_text(kind)
+    if source.get_create_plist().get_layout() == h5d.CHUNKED and not by_value:
         for number in range(source.get_num_chunks()):
             # HDF5 2.0 gives the filter mask right here, and 0 from read_direct_chunk.
             info = source.get_chunk_info(number)
@@ -121,8 +126,7 @@ def _copy_values(source: h5d.DatasetID, target: h5d.DatasetID) -> None:
         return
     if source.get_storage_size() == 0 or 0 in source.shape:
         return
-    kind = source.get_type()
-    if kind.detect_class(h5t.VLEN) or _is_varying_text(kind):
+    if by_value:  # its chunks hold places in the other file
         values = np.empty(source.shape, source.dtype)
         source.read(h5s.ALL, h5s.ALL, values)
         target.write(h5s.ALL, h5s.ALL, values)

@@ -112,10 +112,11 @@ def _complete(variables: dict[str, xr.Variable], kind: Kind) -> None:
             continue
         if "units" in row.attrs:
             variable.attrs.setdefault("units", row.attrs["units"])
-        labels = variable.attrs.get(kind.elastic)
-        if kind.elastic not in variables and isinstance(labels, list):
-            variables[str(kind.elastic)] = xr.Variable(kind.elastic, labels)
-            del variable.attrs[kind.elastic]
+        for key in (kind.elastic, "names"):
+            labels = variable.attrs.get(key)
+            if kind.elastic not in variables and isinstance(labels, list):
+                variables[str(kind.elastic)] = xr.Variable(kind.elastic, labels)
+                del variable.attrs[key]
 
 
 def own_attrs(parent: h5g.GroupID, path: str) -> dict[str, Any]:
@@ -248,7 +249,13 @@ def _variable_text(item: _Item, address: str, dims: tuple[str, ...]) -> xr.Varia
 
 
 def record(parts: Sequence[Part], kind: Kind, timestamp: float, name: str) -> xr.Dataset:
-    """Merge the parts of one record into its Dataset."""
+    """Merge the parts of one record into its Dataset.
+
+    Raises
+    ------
+    DamagedError
+        Its variables disagree about the size of a dimension.
+    """
     variables: dict[str, xr.Variable] = {}
     coordinates: set[str] = set()
     for part in parts:
@@ -262,7 +269,13 @@ def record(parts: Sequence[Part], kind: Kind, timestamp: float, name: str) -> xr
         for key, value in part.attrs.items():
             attrs.setdefault(key, value)
     _add_times(variables, coordinates, timestamp)
-    return dataset(variables, coordinates, attrs, kind)
+    try:
+        return dataset(variables, coordinates, attrs, kind)
+    except ValueError as error:
+        addresses = ", ".join(place.address for part in parts for place in part.places.values())
+        raise DamagedError(
+            f"variables that are no record together: {error} ({addresses})"
+        ) from None
 
 
 def _add_times(variables: dict[str, xr.Variable], coordinates: set[str], timestamp: float) -> None:

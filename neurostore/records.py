@@ -347,7 +347,7 @@ def _shown(row: schema.Variable) -> str:
 def _column(name: Hashable, variable: Any, coordinate: bool, taken: frozenset[Hashable]) -> Column:
     text = names.check_name(name, "variable name")
     try:
-        array = types.as_numpy(variable.values)
+        array = types.as_numpy(_values(variable))
     except TypeError as error:
         raise TypeError(f"{text}: {error}") from None
     if not types.is_storable(array.dtype):
@@ -373,6 +373,15 @@ def _column(name: Hashable, variable: Any, coordinate: bool, taken: frozenset[Ha
         logical=types.logical_dtype(stored.values.dtype, stored.attrs),
         units=str(attrs.get("units", "")),
     )
+
+
+def _values(variable: Any) -> Any:
+    """Compute dask arrays in this thread: others may be waiting for the file that it holds."""
+    if isinstance(variable, Plain):
+        data = variable.values
+    else:
+        data = variable.values if variable.chunks is None else variable.data
+    return data.compute(scheduler="synchronous") if hasattr(data, "__dask_graph__") else data
 
 
 def _free(dim: str, taken: frozenset[Hashable]) -> str:

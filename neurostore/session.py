@@ -35,6 +35,7 @@ from neurostore.errors import (
     LockTimeoutError,
     ReadOnlyError,
     RecordNotFoundError,
+    StoreError,
     StoreExistsError,
     StoreNotFoundError,
 )
@@ -45,7 +46,7 @@ from neurostore.records import Record
 from neurostore.stencil import Layout, Stencils
 from neurostore.tree import H5File
 
-__all__ = ["RecordSource", "Session", "attach", "close_all"]
+__all__ = ["RecordSource", "Session", "attach", "close_all", "release"]
 
 
 #: Seconds that a reader waits for a commit to be applied.
@@ -80,6 +81,7 @@ class Session:
         #: One part of each structure, for the catalogue's codes.
         self._templates: dict[int, dict[str, Part]] = {}
         self._untouched = False
+        self._spoiled: BaseException | None = None
         self._depth = 0
 
     # -- reading ---------------------------------------------------------------------------
@@ -92,18 +94,27 @@ class Session:
         """
         with self.mutex:
             self._check_open()
-            if self._writer is not None and (self._depth or self._is_current()):
+            if self._depth:
+                assert self._writer is not None
                 yield self._writer
-                if self._file is not None:
-                    self._file.check()  # HDF5 takes a failed read for zeros
+                self._check_reads()
                 return
             deadline = time.monotonic() + _PATIENCE
             while True:
                 with self._locks.reading():
+                    if self._writer is not None and self._is_current():
+                        yield self._writer
+                        self._check_reads()
+                        return
                     if self._is_readable():
                         yield self._current_reader()
                         return
                 self._finish_commit(deadline)
+
+    def _check_reads(self) -> None:
+        """HDF5 takes a failed read for zeros; say that it failed."""
+        if self._file is not None:
+            self._file.check()
 
     def _is_readable(self) -> bool:
         """Tell whether no commit is left half-way, under the reading lock."""
@@ -204,14 +215,22 @@ class Session:
         with self.mutex:
             self._check_open()
             if self._depth:
-                yield self.catalogue
+                with self._spoiling():
+                    yield self.catalogue
                 return
             self._locks.acquire_writer(timeout)
             try:
                 self._open_writer(durability)
                 self._depth = 1
+                self._spoiled = None
                 try:
+                    self._distrust_if_touched()
                     yield self.catalogue
+                    if self._spoiled is not None:
+                        raise StoreError(
+                            f"{self.path}: something failed inside the batch, so nothing of the "
+                            f"batch was stored: {self._spoiled}"
+                        ) from self._spoiled
                     self.commit()
                 except BaseException:
                     self._roll_back()
@@ -220,6 +239,22 @@ class Session:
                     self._depth = 0
             finally:
                 self._locks.release_writer()
+
+    @contextmanager
+    def _spoiling(self) -> Iterator[None]:
+        """Remember a failure in mid-write: half a record must not be committed with the rest."""
+        try:
+            yield
+        except BaseException as error:
+            self._spoiled = error
+            raise
+
+    def _distrust_if_touched(self) -> None:
+        """Note that somebody else wrote: this commit would hide it from :meth:`is_untouched`."""
+        held = self.catalogue
+        modified = os.fstat(self._state_fd).st_mtime_ns
+        if modified != held.state["modified"] and held.state["modified"]:
+            held.state["trusted_from"] = held.state["serial"]
 
     @contextmanager
     def exclusive(self, *, timeout: float, durability: Durability) -> Iterator[None]:
@@ -310,7 +345,7 @@ class Session:
     def _ensure_catalogue(self, durability: Durability) -> None:
         """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""
         with tree.open_native(self.path) as h5file:
-            if tree.has_catalogue(h5file):
+            if Catalogue.read(h5file) is not None:
                 self._remember_state(h5file)
                 return
         temporary = self.path.with_name(f".{self.path.name[:200]}-{os.getpid()}-adopted")
@@ -396,6 +431,7 @@ class Session:
         """Return one record, lazily, and where the values of its variables are."""
         with self.reading() as h5file:
             held = self._catalogue_for(h5file)
+            entry = self._renewed(held, entry)
             row = held.tables[entry.kind.name].rows[entry.row]
             found = self._look(h5file, entry)
             ds = reading.record(
@@ -414,6 +450,7 @@ class Session:
         """Return the parts of one record by their address, lazily."""
         with self.reading() as h5file:
             held = self._catalogue_for(h5file)
+            entry = self._renewed(held, entry)
             row = held.tables[entry.kind.name].rows[entry.row]
             name = held.text(int(row["name"]))
             return {
@@ -421,15 +458,23 @@ class Session:
                 for address, part in self._look(h5file, entry).items()
             }
 
+    def _renewed(self, held: Catalogue, entry: Entry) -> Entry:
+        """Return the entry as the catalogue has it now: compaction moves rows."""
+        found = held.renew(entry)
+        if found is None:
+            raise RecordNotFoundError(f"{self.path}: the record {entry.id!r} was removed meanwhile")
+        return found
+
     def _look(self, h5file: H5File, entry: Entry) -> dict[str, Part]:
         """Return the parts of a record; those of a known structure without opening a variable."""
         held = self._catalogue_for(h5file)
         row = held.tables[entry.kind.name].rows[entry.row]
         source = RecordSource(
-            str(self.path), held.file_id, entry.id, held.serial(entry), held.state["epoch"]
+            str(self.path), held.file_id, entry.id, entry.serial, held.state["epoch"]
         )
-        code = int(row["structure"])
-        known = self._templates.get(code) if code and self.is_untouched() else None
+        trusted = self.is_untouched() and entry.serial >= held.state["trusted_from"]
+        code = int(row["structure"]) if trusted else 0
+        known = self._templates.get(code) if code else None
         try:
             if known is not None:
                 elastic, length = entry.kind.elastic, int(row["length"])
@@ -445,6 +490,11 @@ class Session:
                 for part in entry.kind.parts
                 if tree.has(h5file, f"{part.path}/{entry.id}")
             }
+            if not found:
+                raise DamagedError(
+                    f"{self.path}: the record {entry.id!r} is in the catalogue and not in the "
+                    "tree; somebody else removed or renamed its groups"
+                )
             if code:
                 self._templates[code] = found
             return {f"{path}/{entry.id}": part for path, part in found.items()}
@@ -497,11 +547,18 @@ class Session:
         if overlay is not None:
             overlay.close()
 
+    def check_idle(self) -> None:
+        """Raise inside a batch of this thread; wait for the end of another's."""
+        with self.mutex:
+            if self._depth:
+                raise StoreError(f"{self.path}: closed inside a batch; end the batch first")
+
     def close(self) -> None:
         """Settle the last commit and let the file go; closing twice is fine."""
         with self.mutex:
             if self.closed:
                 return
+            self.check_idle()
             self.closed = True
             self._close_reader()
             self._close_writer()
@@ -551,7 +608,18 @@ class RecordSource:
 
     def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
         """Return values of one dataset of the record."""
-        return attach(Path(self.path), "r").read_values(self, address, selection)
+        with _pinned(Path(self.path)) as session:
+            held = session.catalogue
+            if held.file_id == self.file_id:
+                return session.read_values(self, address, selection)
+            older = [session.path.parent / name for name in reversed(held.older)]
+        for path in older:  # the file was rotated since
+            with suppress(StoreNotFoundError), _pinned(path) as session:
+                if session.catalogue.file_id == self.file_id:
+                    return session.read_values(self, address, selection)
+        raise RecordNotFoundError(
+            f"{self.path}: the file was replaced since {self.record_id!r} was opened"
+        )
 
     def check(self, held: Catalogue) -> None:
         """Raise unless the record is still there, and still the one that was opened."""
@@ -562,7 +630,7 @@ class RecordSource:
         if held.state["epoch"] == self.epoch or self.serial < 0:
             return
         entry = held.find(self.record_id)
-        if entry is None or held.serial(entry) != self.serial:
+        if entry is None or entry.serial != self.serial:
             raise RecordNotFoundError(
                 f"{self.path}: the record {self.record_id!r} was removed after it was opened"
             )
@@ -576,13 +644,16 @@ _guard = threading.RLock()
 _MOST = 64
 
 
-def attach(path: Path, mode: str) -> Session:
+def attach(path: Path, mode: str, user: object = None) -> Session:
     """Return the session of the file at ``path``, which is absolute.
 
     Parameters
     ----------
     mode
         ``"r"``: it must exist; ``"a"``: it is created where it does not; ``"x"``: it must not.
+
+    user
+        Who holds it: a session with users is not closed.
 
     Raises
     ------
@@ -598,15 +669,47 @@ def attach(path: Path, mode: str) -> Session:
             assert key is not None
         elif mode == "x":
             raise StoreExistsError(f"{path}: exists already; open it with mode 'a' or 'r'")
-        session = _sessions.get(key)
+        session, leaving = _sessions.get(key), []
         if session is None or session.path != path:
-            _close_stale(path)
+            leaving = [s for s in _sessions.values() if s.path == path]
             tree.check_signature(path)
             session = Session(path, key)
             _sessions[key] = session
-            _close_idle(session)
+            leaving += _idle(session)
+        for other in leaving:
+            _forget(other)
         _sessions.move_to_end(key)
-        return session
+        if user is not None:
+            session.users.add(user)
+    # Closing waits for whoever reads there, who may be waiting for the guard.
+    for other in leaving:
+        other.close()
+    return session
+
+
+class _Pin:
+    """Somebody who reads from a session for a moment."""
+
+
+@contextmanager
+def _pinned(path: Path) -> Iterator[Session]:
+    pin = _Pin()
+    session = attach(path, "r", pin)
+    try:
+        yield session
+    finally:
+        release(session, pin)
+
+
+def release(session: Session, user: object, close: bool = False) -> None:
+    """Give a session up; with ``close``, the last user closes it."""
+    with _guard:
+        session.users.discard(user)
+        closing = close and not session.users
+        if closing:
+            _forget(session)
+    if closing:
+        session.close()
 
 
 def _key(path: Path) -> tuple[int, int] | None:
@@ -619,16 +722,10 @@ def _key(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _close_stale(path: Path) -> None:
-    """Close sessions of other files that were once at this path."""
-    for session in [s for s in _sessions.values() if s.path == path]:
-        session.close()
-
-
-def _close_idle(spared: Session) -> None:
+def _idle(spared: Session) -> list[Session]:
+    """Return the sessions that nobody uses and that are too many, the longest unused first."""
     idle = [s for s in _sessions.values() if not s.users and s is not spared]
-    for session in idle[: max(0, len(_sessions) - _MOST)]:
-        session.close()
+    return idle[: max(0, len(_sessions) - _MOST)]
 
 
 def _forget(session: Session) -> None:

@@ -219,7 +219,8 @@ class Stencils:
         Looking at a sample costs as much as encoding it, and the records of a run are alike.
         """
         extent = shape or column.values.shape
-        key = (path, column.name, column.values.dtype.str, extent, layout)
+        elastic = shape is not None
+        key = (path, column.name, column.values.dtype.str, extent, elastic, layout)
         choice = self._choices.get(key)
         if choice is not None and choice.left > 0:
             choice.left -= 1

@@ -15,7 +15,7 @@ from neurostore import filters, lifecycle, querying, records, series
 from neurostore.combining import JOINS, Join
 from neurostore.errors import ClosedError, ReadOnlyError, ValidationError
 from neurostore.osio import Durability
-from neurostore.session import Session, attach
+from neurostore.session import Session, attach, release
 from neurostore.stencil import Layout
 from neurostore.times import TimeLike
 
@@ -102,7 +102,7 @@ class Store:
         if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValidationError(f"chunk_size is {chunk_size!r}, expected a positive integer")
         codec, level = filters.check_options(compression, compression_opts)
-        self.path = Path(os.path.abspath(path))
+        self.path = Path(os.path.realpath(path))  # one file, one name
         self.mode: Mode = mode
         self.max_file_size = max_file_size
         self._layout = Layout(codec, level, chunk_size)
@@ -127,11 +127,10 @@ class Store:
         """Return the session of the file that is at the path now."""
         if self._closed:
             raise ClosedError(f"{self.path}: the store is closed; open it again")
-        session = attach(self.path, self.mode)
+        session = attach(self.path, self.mode, self)
         if session is not self._attached:
             if self._attached is not None:
-                self._attached.users.discard(self)
-            session.users.add(self)
+                release(self._attached, self)
             self._attached = session
         return session
 
@@ -356,12 +355,12 @@ class Store:
         """Let the file go; the last store of a file in this process closes it."""
         if self._closed:
             return
-        self._closed = True
-        session, self._attached = self._attached, None
+        session = self._attached
         if session is not None:
-            session.users.discard(self)
-            if not session.users:
-                session.close()
+            session.check_idle()
+        self._closed, self._attached = True, None
+        if session is not None:
+            release(session, self, close=True)
 
     def __enter__(self) -> Self:
         return self

@@ -145,15 +145,22 @@ def build(temporary: str) -> None:
 
 
 def adopt(path: Path, temporary: str) -> None:
-    """Make at ``temporary`` a copy of a file that others wrote, with the catalogue it lacks."""
+    """Make at ``temporary`` a copy of the file with a sound catalogue, which it lacks.
+
+    What can still be read of the old one stays: the file's identity, its counters, its series.
+    """
     shutil.copyfile(path, temporary)
     with h5py.File(temporary, "r+", libver=("v110", "v110")) as h5file:
         found = rebuild(h5file)
         number = found.state["dimensions"]
+        if GROUP in h5file.id:
+            del h5file[GROUP.decode()]
         Catalogue.create(h5file, first_number=number)
         fresh = Catalogue.read(h5file)
         assert fresh is not None
-        found.state.update(fresh.state, serial=found.state["serial"])
+        found.settle(fresh)
+        if found.older:
+            found.write_older(h5file)
         _write_catalogue(found, h5file)
 
 
@@ -185,13 +192,13 @@ def copy_live(path: Path, temporary: Path) -> None:
         first = fresh.state["dimensions"]
         fresh.take_over(held)
         fresh.state["dimensions"] = copy_groups(old, new, GROUP, first)
-        _copy_root_attrs(old, new)
+        _keep_creation_time(old, new)
         if fresh.older:
             fresh.write_older(new)
         _write_catalogue(fresh, new)
 
 
-def _copy_root_attrs(old: H5File, new: H5File) -> None:
+def _keep_creation_time(old: H5File, new: H5File) -> None:
     found = h5attrs.read_one(old.id, b"created_at")
     if found is not None:
         h5attrs.overwrite(new.id, b"created_at", np.array(found, np.float64))
