@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +18,7 @@ import xarray as xr
 from neurostore import schema, times
 from neurostore.catalogue import Catalogue, Entry
 from neurostore.combining import RECORD, Join, Member, Opened, combine, over_records
-from neurostore.errors import RecordNotFoundError, ValidationError
+from neurostore.errors import DamagedError, RecordNotFoundError, ValidationError
 from neurostore.schema import KINDS, Kind
 from neurostore.series import find, members
 from neurostore.session import RecordSource, Session
@@ -24,6 +26,7 @@ from neurostore.session import RecordSource, Session
 __all__ = ["catalogue", "groups", "ids", "info", "range_", "retrieve"]
 
 Value = TypeVar("Value")
+_log = logging.getLogger(__name__)
 
 
 #: Records up to which a mistyped id is compared with all of them.
@@ -212,10 +215,15 @@ _NOTES = {
 def groups(
     session: Session, kind: Any, start: Any, end: Any, name: str | None
 ) -> dict[str, xr.Dataset]:
-    """Return the parts of records by address."""
+    """Return the parts of records by address; damaged ones are left out, and named in the log."""
     found: dict[str, xr.Dataset] = {}
     for holder, entry in _merged(_find(session, kind, start, end, name), _Found.entries):
-        for address, ds in holder.open_parts(entry).items():
+        try:
+            parts = holder.open_parts(entry)
+        except DamagedError as error:
+            _log.warning("%s: %r is left out: %s", session.path, entry.id, error)
+            continue
+        for address, ds in parts.items():
             ds.encoding.update(source=str(session.path), group=f"/{address}")
             found[address] = ds
     return found
@@ -266,6 +274,7 @@ def _variables(member: Session, kind: Kind, rows: np.ndarray[Any, Any]) -> int:
             named = json.loads(text)["variables"].keys() - {schema.TIMESTAMP}
             total += int(repeat) * len(named)
     for row in rows[held.tables[kind.name].rows["structure"][rows] == 0]:
-        _, places = member.open_record(held.entry(kind, int(row)))
-        total += len(places.keys() - {schema.TIMESTAMP})
+        with suppress(DamagedError):
+            _, places = member.open_record(held.entry(kind, int(row)))
+            total += len(places.keys() - {schema.TIMESTAMP})
     return total

@@ -13,7 +13,7 @@ import xarray as xr
 
 import neurostore
 from neurostore import HDF5Storage
-from neurostore.errors import AmbiguousRecordError, RecordNotFoundError
+from neurostore.errors import AmbiguousRecordError, DamagedError, RecordNotFoundError
 from neurostore.index import EventIndex
 from neurostore.schema import KINDS
 from tests.samples import assert_same, record
@@ -204,16 +204,16 @@ def test_spikes_have_their_index_and_unit(plain: Path) -> None:
     assert picked["spike_times"].values.tolist() == [0.1, 0.2]
 
 
-@pytest.mark.parametrize("how", ["metric", "text attribute", "none"])
+@pytest.mark.parametrize("how", ["dataset", "metric", "names", "none"])
 def test_metrics_with_and_without_names(tmp_path: Path, how: str) -> None:
     path = tmp_path / "plain.h5"
     with h5py.File(path, "w") as h5file:
         group = h5file.create_group("learning_traces/performance/digits_1.0")
         group["values"] = [0.9, 0.1]
-        if how == "metric":
+        if how == "dataset":
             group.create_dataset("metric", data=["accuracy", "loss"], dtype=h5py.string_dtype())
-        elif how == "text attribute":
-            group["values"].attrs["metric"] = ["accuracy", "loss"]
+        elif how != "none":
+            group["values"].attrs[how] = ["accuracy", "loss"]
     neurostore.performance_metrics({"loss": 0.2}, "digits", timestamp=2.0).neuro.store(path)
     store = neurostore.open(path)
     table = store.range("performance_metrics")
@@ -277,6 +277,35 @@ def test_unequal_foreign_records_are_named(tmp_path: Path) -> None:
             h5file[f"activations/reservoir_states/r_{moment}"] = np.ones((2, int(moment)))
     with pytest.raises(ValueError, match=r"'r_2.0' has 'states' with shape \(2, 2\)"):
         neurostore.open(tmp_path / "plain.h5", "r").range("reservoir_states")
+
+
+def test_labels_that_stand_beside_the_values(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "plain.h5", "w") as h5file:
+        group = h5file.create_group("activations/reservoir_states/r_1.0")
+        group["states"], group["time"], group["neuron"] = np.eye(2, 3), [0.0, 0.1, 0.2], [5, 6]
+    store = neurostore.open(tmp_path / "plain.h5", "r")
+    assert store.retrieve("r_1.0").sel(neuron=6, time=0.1)["states"].item() == 1.0
+    assert store.range("reservoir_states")["time"].values.tolist() == [0.0, 0.1, 0.2]
+
+
+def test_a_malformed_record_does_not_sink_the_file(
+    plain: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with h5py.File(plain, "a") as h5file:
+        odd = h5file.create_group("spike_trains/raw_data/train_1.0")
+        odd["spike_times"], odd["neuron_ids"] = [0.1, 0.2], [1]
+        h5file.create_group("spike_trains/raw_data/train_2.0")
+    store = neurostore.open(plain, "r")
+    for ask in (store.retrieve, lambda _: store.range("spike_train")):
+        with pytest.raises(DamagedError, match=r"conflicting sizes.*train_1.0/neuron_ids"):
+            ask("train_1.0")
+    with pytest.raises(ValueError, match=r"'train_12.5'|'train_2.0'"):
+        store.range("spike_train", 2)
+    check("spike_train", store.retrieve("train_12.5"))
+    assert len(store.ids()) == 11
+    assert store.info()["variables"] == 13
+    assert "/spike_trains/raw_data/train_12.5" in xr.open_groups(plain, engine="neurostore")
+    assert "'train_1.0' is left out" in caplog.text
 
 
 def test_what_is_no_record_is_left_out(plain: Path) -> None:
