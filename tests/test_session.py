@@ -1,0 +1,207 @@
+"""One file among symlinks, threads, other tools and failures: nothing of it is lost or mixed up."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+import neurostore
+from neurostore.errors import RecordNotFoundError, StoreError
+
+
+def train(count: int, timestamp: float, **options: object) -> xr.Dataset:
+    return neurostore.spike_train(
+        np.linspace(0, 1, count), np.arange(count), timestamp=timestamp, **options
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with neurostore.open(tmp_path / "run.h5", durability="process") as store:
+        for second in range(3):
+            store.store(train(300, float(second)))
+    return tmp_path / "run.h5"
+
+
+def test_rotation_through_a_symlink_keeps_the_file(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link.h5"
+    link.symlink_to(path)
+    with neurostore.open(link) as store:
+        rotated = store.rotate()
+        assert not rotated.is_symlink()
+        assert len(store.ids()) == 3
+        assert store.store(train(5, 1.0)) == "train_1.0~2"
+        assert len(set(store.ids())) == 4
+
+
+def test_compaction_keeps_what_others_put_into_the_file(path: Path) -> None:
+    with h5py.File(path, "r+") as h5file:
+        h5file.attrs["experiment"] = "mouse 7"
+        h5file["pair"] = np.dtype([("a", "i4"), ("b", "f8")])
+        text = h5py.string_dtype()
+        h5file.create_dataset("notes", data=["a", "bc"], dtype=text, chunks=(2,))
+    with neurostore.open(path) as store:
+        store.compact()
+        assert len(store.ids()) == 3
+    with h5py.File(path) as h5file:
+        assert h5file.attrs["experiment"] == "mouse 7"
+        assert isinstance(h5file["pair"], h5py.Datatype)
+        assert list(h5file["notes"].asstr()[:]) == ["a", "bc"]
+
+
+def test_an_edit_by_another_tool_is_seen_also_after_the_next_commit(path: Path) -> None:
+    with neurostore.open(path, "r") as store:
+        assert store.retrieve("train_0.0").spike_times.attrs["units"] == "s"
+    with h5py.File(path, "r+") as h5file:
+        h5file["spike_trains/raw_data/train_1.0/spike_times"].attrs["units"] = "ms"
+    os.utime(path)
+    for _ in range(2):
+        with neurostore.open(path) as store:
+            assert store.retrieve("train_0.0").spike_times.attrs["units"] == "s"
+            assert store.retrieve("train_1.0").spike_times.attrs["units"] == "ms"
+            with pytest.raises(neurostore.MisalignedRecordsError, match=r"train_1\.0"):
+                store.range("spike_train", 0, 2)
+            store.store(train(300, 100.0))
+
+
+def test_a_record_that_another_tool_removed_is_missed_and_no_other(path: Path) -> None:
+    with h5py.File(path, "r+") as h5file:
+        del h5file["spike_trains/raw_data/train_1.0"]
+    with neurostore.open(path) as store:
+        store.store(train(300, 7.0))
+        with pytest.raises(neurostore.DamagedError, match=r"train_1\.0"):
+            store.retrieve("train_1.0")
+        assert store.retrieve("train_0.0").sizes["spike"] == 300
+        assert store.retrieve("train_7.0").sizes["spike"] == 300
+
+
+@pytest.mark.parametrize("damage", ["removed", "row", "table", "names", "state", "version"])
+def test_a_damaged_catalogue_costs_nothing(path: Path, damage: str) -> None:
+    with neurostore.open(path) as store:
+        store.rotate()
+        store.store(neurostore.reservoir_states(np.eye(3), "main", timestamp=9.0))
+        store.store(neurostore.reservoir_states(np.eye(3), "main", timestamp=10.0))
+        before = store.ids()
+    with h5py.File(path, "r+") as h5file:
+        table = h5file["catalogue/reservoir_states/rows"]
+        if damage == "removed":
+            del h5file["catalogue"]
+        elif damage in ("row", "version"):
+            rows = table[:]
+            rows["length" if damage == "row" else "version"][0] = 0 if damage == "version" else 77
+            table[:] = rows
+        elif damage == "table":
+            table.resize((0,))
+        elif damage == "names":
+            h5file["catalogue/names"][1] ^= 1
+        else:
+            h5file["catalogue/state"][4] = 3
+    with neurostore.open(path) as store:
+        assert store.ids() == before
+        np.testing.assert_array_equal(store.retrieve("main_9.0").states, np.eye(3))
+        again = store.store(neurostore.reservoir_states(np.eye(3), "main", timestamp=9.0))
+        assert again == "main_9.0~2"
+        assert store.store(train(5, 1.0)) == "train_1.0~2"
+        store.compact()
+        assert set(store.ids()) == {*before, "main_9.0~2", "train_1.0~2"}
+
+
+def swallow_an_inner_failure(store: neurostore.Store) -> None:
+    with store.batch():
+        store.store(train(5, 50.0))
+        try:
+            with store.batch():
+                store.store(train(5, 51.0))
+                raise RuntimeError("inner")
+        except RuntimeError:
+            pass
+
+
+def test_a_failure_inside_a_batch_takes_the_batch_with_it(path: Path) -> None:
+    with neurostore.open(path) as store:
+        with pytest.raises(StoreError, match="nothing of the batch"):
+            swallow_an_inner_failure(store)
+        assert len(store.ids()) == 3
+        with store.batch(), pytest.raises(neurostore.ValidationError):
+            store.store(xr.Dataset())
+        store.store(train(5, 52.0))
+        assert len(store.ids()) == 4
+
+
+def test_closing_inside_a_batch_is_refused(path: Path) -> None:
+    store = neurostore.open(path)
+    with store.batch():
+        store.store(train(5, 50.0))
+        with pytest.raises(StoreError, match="inside a batch"):
+            store.close()
+    assert "train_50.0" in store.ids()
+    store.close()
+
+
+def test_lengths_around_the_limits_of_stencils(path: Path) -> None:
+    with neurostore.open(path, durability="process") as store:
+        for number, count in enumerate([128, 64, 127, 129, 128, 1024, 1025, 1, 0, 129]):
+            labels = np.array(["a cell with a long name"] * count)
+            coords = {"cell": ("spike", labels)} if number % 2 else {}
+            name = store.store(train(count, 100.0 + number, coords=coords))
+            found = store.retrieve(name)
+            np.testing.assert_array_equal(found.neuron_ids, np.arange(count))
+            if coords:
+                np.testing.assert_array_equal(found.cell, labels)
+
+
+def test_lazy_records_survive_compaction_and_rotation(path: Path) -> None:
+    with neurostore.open(path) as store:
+        one, many = store.retrieve("train_1.0"), store.range("spike_train")
+        store.compact()
+        store.rotate()
+        store.rotate()
+        assert one.load().sizes["spike"] == 300
+        assert many.load().sizes["spike"] == 900
+
+
+def test_a_lazy_record_that_was_removed_says_so(path: Path) -> None:
+    with neurostore.open(path) as store:
+        lazy = store.retrieve("train_1.0")
+        assert len(store.cleanup(1, model_time=True)) == 3
+        store.store(train(7, 1.0))
+        with pytest.raises(RecordNotFoundError, match="removed"):
+            lazy.load()
+
+
+def test_a_dask_record_of_the_file_itself_inside_a_batch(path: Path) -> None:
+    with neurostore.open(path) as store, store.batch():
+        lazy = store.retrieve("train_1.0").drop_indexes(["spike_times", "neuron_ids"])
+        again = store.store(lazy.chunk({"spike": 100}).assign_coords(timestamp=70.0))
+        np.testing.assert_array_equal(store.retrieve(again).neuron_ids, np.arange(300))
+
+
+def test_threads_open_read_and_close_while_one_compacts(path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            for _ in range(40):
+                with neurostore.open(path, "r") as store:
+                    assert store.retrieve("train_2.0").load().sizes["spike"] == 300
+        except BaseException as error:  # noqa: BLE001 (shown by the assertion below)
+            failures.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with neurostore.open(path, durability="process") as store:
+        for number in range(10):
+            store.store(train(10, 200.0 + number))
+            store.compact()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    assert not any(thread.is_alive() for thread in threads)
