@@ -224,8 +224,10 @@ class Session:
                 self._depth = 1
                 self._spoiled = None
                 try:
-                    self._distrust_if_touched()
-                    yield self.catalogue
+                    assert self._writer is not None
+                    held = self._catalogue_for(self._writer)
+                    self._distrust_if_touched(held)
+                    yield held
                     if self._spoiled is not None:
                         raise StoreError(
                             f"{self.path}: something failed inside the batch, so nothing of the "
@@ -249,9 +251,8 @@ class Session:
             self._spoiled = error
             raise
 
-    def _distrust_if_touched(self) -> None:
+    def _distrust_if_touched(self, held: Catalogue) -> None:
         """Note that somebody else wrote: this commit would hide it from :meth:`is_untouched`."""
-        held = self.catalogue
         modified = os.fstat(self._state_fd).st_mtime_ns
         if modified != held.state["modified"] and held.state["modified"]:
             held.state["trusted_from"] = held.state["serial"]
@@ -389,7 +390,7 @@ class Session:
         ``taken`` tells of ids that records elsewhere have.
         """
         assert self._writer is not None
-        held = self.catalogue
+        held = self._catalogue_for(self._writer)
         kind = record.kind
         record_id, leaf = held.claim(kind, record.name, record.timestamp, taken)
         if self._stamper is None:
