@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from neurostore import schema, times
+from neurostore.aligning import aligned
 from neurostore.arrays import (
     Held,
     Missing,
@@ -162,6 +163,10 @@ class _Range:
                 seen.add(member.labels)
         return None
 
+    def unequal(self) -> bool:
+        """Tell whether records differ in size."""
+        return any(o.ds.sizes != self.reference.ds.sizes for _, o in self.templates.values())
+
     def _same_labels(self, ds: xr.Dataset) -> bool:
         mine, others = self._labels(self.reference.ds), self._labels(ds)
         return mine.keys() == others.keys() and all(
@@ -302,8 +307,8 @@ def _stacked(found: _Range) -> xr.Dataset:
             f"{found.members[0].id!r}; pass join='inner' or 'outer' to align them, "
             "'override' to take the first record's"
         )
-    if found.join in ("inner", "outer"):
-        return _aligned(found)
+    if found.join in ("inner", "outer") and (odd is not None or found.unequal()):
+        return _aligned(found, found.join)
     first = found.reference.ds
     data = {}
     kept = {}
@@ -330,28 +335,17 @@ def _assembled(
     return ds.assign_coords(extra | dict(kept))
 
 
-def _aligned(found: _Range) -> xr.Dataset:
-    """Align the labels; this reads what has to be moved."""
-    datasets = [
-        found.open(member).ds.drop_vars([schema.TIMESTAMP, schema.TIME], errors="ignore")
-        for member in found.members
-    ]
+def _aligned(found: _Range, join: Literal["inner", "outer"]) -> xr.Dataset:
+    own = [schema.TIMESTAMP]
+    if schema.TIME not in found.reference.ds.dims:
+        own.append(schema.TIME)
+    datasets = [found.opened(member).ds.drop_vars(own, errors="ignore") for member in found.members]
     for ds in datasets:
         ds.attrs = {}
     try:
-        joined = xr.concat(
-            datasets,
-            dim=RECORD,
-            join=found.join,
-            combine_attrs="drop_conflicts",
-            data_vars="all",
-            coords="different",
-            compat="equals",
-        )
-    except ValueError as error:
-        raise MisalignedRecordsError(
-            f"{found.kind.name}: join={found.join!r} cannot align the records: {error}; {_SELECT}"
-        ) from error
+        joined = aligned(datasets, RECORD, join)
+    except MisalignedRecordsError as error:
+        raise MisalignedRecordsError(f"{found.kind.name}: {error}; {_SELECT}") from error
     return joined.assign_coords(_coords(found))
 
 

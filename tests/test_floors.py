@@ -28,6 +28,7 @@ FLOORS = {
     "filters": 2,
     "rawcopy": 2,
     "stencil": 2.5,
+    "aligning": 3,
     "arrays": 3,
     "catalogue": 3,
     "index": 3,

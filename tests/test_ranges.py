@@ -197,6 +197,44 @@ def test_unequal_shapes_with_labels_can_be_aligned(store: Any) -> None:
     assert store.range("network_snapshot", join="outer")["weights"].shape == (2, 3, 3)
 
 
+@pytest.mark.parametrize("dtype", ["?", ml_dtypes.bfloat16, "f2", "i4"])
+def test_gaps_of_an_outer_join_are_nan(store: Any, dtype: Any) -> None:
+    for moment, labels in ((1.0, [1, 2]), (2.0, [2, 3])):
+        coords = {"neuron": labels}
+        values = np.ones(2, dtype)
+        store.store(neurostore.homeostatic_trace(values, "m", timestamp=moment, coords=coords))
+    found = store.range("homeostatic_trace", join="outer")["changes"]
+    assert found.dtype == (dtype if np.dtype(dtype).kind in "fV" else np.float64)
+    np.testing.assert_array_equal(
+        np.isnan(found.values), [[False, False, True], [True, False, False]]
+    )
+    assert found.sel(neuron=2).values.tolist() == [1, 1]
+
+
+def test_an_outer_join_changes_no_number(store: Any) -> None:
+    for moment, labels in ((1.0, [1, 2]), (2.0, [2, 3])):
+        values = np.full(2, 2**53 + 1)
+        made = neurostore.homeostatic_trace(
+            values, "m", timestamp=moment, coords={"neuron": labels}
+        )
+        store.store(made)
+    with pytest.raises(MisalignedRecordsError, match=r"'changes' has integers above 2\*\*53"):
+        store.range("homeostatic_trace", join="outer")
+    inner = store.range("homeostatic_trace", join="inner")["changes"]
+    assert inner.values.tolist() == [[2**53 + 1]] * 2
+    same = store.range("homeostatic_trace", end=1, join="outer")["changes"]
+    assert same.values.tolist() == [[2**53 + 1] * 2]
+
+
+def test_sample_times_can_be_aligned(store: Any) -> None:
+    for moment, samples in ((1.0, [0.0, 0.1]), (2.0, [0.1, 0.2])):
+        store.store(states(moment, np.full((1, 2), moment), coords={"time": samples}))
+    ds = store.range("reservoir_states", join="outer")
+    assert ds["time"].values.tolist() == [0.0, 0.1, 0.2]
+    nan = np.nan
+    np.testing.assert_array_equal(ds["states"].values[:, 0], [[1, 1, nan], [nan, 2, 2]])
+
+
 def test_unequal_shapes_without_labels_cannot(store: Any) -> None:
     store.store(states(1.0, np.ones((2, 3))))
     store.store(states(2.0, np.ones((2, 4))))
