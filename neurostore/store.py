@@ -134,13 +134,16 @@ class Store:
             self._attached = session
         return session
 
-    @contextmanager
-    def _writing(self) -> Iterator[Session]:
+    def _writable(self) -> Session:
         if self.mode == "r":
             raise ReadOnlyError(
                 f"{self.path}: opened with mode 'r'; open it with mode 'a' to write"
             )
-        session = self._session()
+        return self._session()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        session = self._writable()
         with session.writing(timeout=self._timeout, durability=self._durability):
             yield session
 
@@ -341,11 +344,7 @@ class Store:
 
     @contextmanager
     def _exclusive(self) -> Iterator[Session]:
-        if self.mode == "r":
-            raise ReadOnlyError(
-                f"{self.path}: opened with mode 'r'; open it with mode 'a' to write"
-            )
-        session = self._session()
+        session = self._writable()
         with session.exclusive(timeout=self._timeout, durability=self._durability):
             yield session
 
