@@ -595,3 +595,11 @@ def test_a_range_is_never_a_record_by_mistake(store: Any) -> None:
     store.store(states(1.0, np.ones((2, 2))))
     with pytest.raises(ValidationError):
         store.store(store.range("reservoir_states"))
+
+
+def test_a_silent_train_from_empty_lists(store: Any) -> None:
+    store.store(train(1.0, [], []))
+    store.store(train(2.0, [0.1], [2**53 + 1]))
+    ds = store.range("spike_train")
+    assert ds["row_size"].values.tolist() == [0, 1]
+    assert ds["neuron_ids"].values.tolist() == [2**53 + 1]
