@@ -147,6 +147,8 @@ def _plain_variables(row: Kind, values: Mapping[str, Any], found: list[str]) -> 
         array = _array(value, rule.name, found)
         if array is None:
             continue
+        if not array.size and "f" not in rule.kinds and not hasattr(value, "dtype"):
+            array = array.astype(np.int64)  # NumPy takes an empty list for floats
         dims = rule.dims_for(array.ndim)
         if dims is None:
             expected = " or ".join(str(dims) for dims in rule.dims)

@@ -232,6 +232,8 @@ class Store:
 
         Equal-shaped records are stacked along ``record``; spike trains are joined as a CF
         contiguous ragged array; metrics take the union of their labels, NaN where one is missing.
+        To have fewer records of spikes, narrow ``start`` and ``end``: a selection along ``record``
+        leaves every spike in place, and one of spikes leaves ``row_size`` as it was.
 
         Parameters
         ----------
