@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
 import threading
@@ -27,7 +28,9 @@ from neurostore import HDF5Storage
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "array-face.md"
-SPECIFICATION = ROOT.parent / "shared" / "array-api.md"
+DATA = os.environ.get("NEUROSTORE_DATA")
+SHARED = Path(DATA).parent if DATA else ROOT.parent / "shared"
+SPECIFICATION = SHARED / "array-api.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
