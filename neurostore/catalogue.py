@@ -379,10 +379,6 @@ class Catalogue:
             for row in table.between(-math.inf, math.inf):
                 yield self.entry(table.kind, int(row))
 
-    def count(self, kind: Kind) -> int:
-        """Return the number of live records of a kind."""
-        return len(self.select(kind))
-
     # -- the file ------------------------------------------------------------------------
 
     def take_over(self, other: Catalogue) -> None:

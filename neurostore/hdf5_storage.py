@@ -248,7 +248,8 @@ class HDF5Storage(_ByKind):
     max_file_size
         Bytes beyond which :meth:`check_file_size` rotates the file.
     enable_swmr
-        One writer and any number of readers at a time, which is how every store works.
+        One writer and any number of readers at a time, which is how every store works; False is
+        taken and changes nothing yet.
     durability
         ``"power"``: what was stored survives a power cut; ``"process"``: the end of the process.
 

@@ -8,7 +8,6 @@ form and back.  It does not open files and knows no record kinds.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -390,9 +389,3 @@ def attrs_from_stored(attrs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         elif name not in RESERVED_ATTRS:
             result[name] = value
     return result
-
-
-def native_order(array: np.ndarray[Any, Any]) -> bool:
-    """Tell whether ``array`` has this machine's byte order."""
-    order = array.dtype.byteorder
-    return order in "=|" or (order == "<") == (sys.byteorder == "little")
