@@ -19,8 +19,6 @@ __all__ = ["compact", "expired", "remove", "rotate"]
 
 _log = logging.getLogger(__name__)
 _DAY = 86_400.0
-#: 1980-01-01: earlier timestamps are taken for model seconds, which have no age in days.
-_EARLIEST_DATE = 315_532_800.0
 
 
 def expired(
@@ -42,7 +40,7 @@ def expired(
     for row in [kind_of(kind)] if kind is not None else KINDS.values():
         rows = held.select(row, high=limit, name=name)
         moments = held.tables[row.name].rows["timestamp"][rows]
-        dated = rows if model_time else rows[moments >= _EARLIEST_DATE]
+        dated = rows if model_time else rows[moments >= times.EARLIEST_DATE]
         kept += len(rows) - len(dated)
         gone = dated[held.tables[row.name].rows["timestamp"][dated] < limit]
         found += held.ids(row, gone)

@@ -22,6 +22,9 @@ _NS = 1_000_000_000
 _LAST_NS = 2**63 - 1
 _LARGEST = sys.float_info.max
 
+#: 1980-01-01: earlier timestamps are taken for model seconds, which have no date and no age.
+EARLIEST_DATE = 315_532_800.0
+
 
 def to_seconds(value: TimeLike, what: str = "timestamp") -> float:
     """Return ``value`` as float seconds since 1970-01-01 UTC.

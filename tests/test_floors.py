@@ -19,6 +19,7 @@ FLOORS = {
     "times": 0,
     "types": 0,
     "osio": 0.5,
+    "wording": 0.5,
     "journal": 1,
     "locks": 1,
     "schema": 1,

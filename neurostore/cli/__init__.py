@@ -1,0 +1,64 @@
+"""The command line, ``neurostore``: each file here holds the commands of one purpose.
+
+It parses, delegates and prints, and knows the store by its public methods alone.
+
+Exit status: 0, all is well; 1, something wrong was found, or an error of neurostore's own, said in
+one line on the standard error; 2, the command was not understood.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from neurostore._version import __version__
+from neurostore.cli import look, trial
+from neurostore.cli.output import FOUND, log_to_stderr, one_line
+from neurostore.errors import HDF5StorageError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="neurostore",
+    help="A labelled, crash-safe home for neural-simulation data in one plain HDF5 file.",
+    epilog="Exit status: 0 all is well, 1 something wrong was found or went wrong, 2 usage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+#: A file per purpose; the order is that of ``--help``.
+for group in (look, trial):
+    app.add_typer(group.commands)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"neurostore {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say on the standard error what is done.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    log_to_stderr(logging.INFO if verbose else logging.WARNING)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on the standard error and status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names hold any text, terminals do not show any text
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except HDF5StorageError as error:
+        typer.echo(f"neurostore: {one_line(error)}", err=True)
+        sys.exit(FOUND)

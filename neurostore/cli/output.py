@@ -1,0 +1,154 @@
+"""How commands print: tables, JSON, progress, errors; for a person at a terminal and for a pipe.
+
+Results go to the standard output, everything else to the standard error.  In a pipe there are no
+colours, nothing is cut, and the progress bar is silent.  Nothing here knows the store.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from neurostore.wording import printable
+
+__all__ = [
+    "FOUND",
+    "log_to_stderr",
+    "one_line",
+    "print_json",
+    "print_pairs",
+    "print_table",
+    "progress",
+]
+
+#: Exit status of a command that found something wrong; ``raise typer.Exit(FOUND)``.
+FOUND = 1
+#: Wide enough that no line of a pipe is ever folded.
+_ENDLESS = 1_000_000
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return the message of an error as one line.
+
+    >>> one_line(ValueError("a: 2 problems\n  - b\n  - c"))
+    'a: 2 problems; b; c'
+    """
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+    return printable("; ".join(line for line in lines if line))
+
+
+def print_json(value: Any) -> None:
+    """Print JSON that every parser takes.
+
+    Floats that JSON cannot say become the texts "NaN", "Infinity" and "-Infinity"; paths become
+    text, arrays lists.
+    """
+    typer.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print ``rows`` under the names of ``columns``; numbers stand to the right.
+
+    On a terminal long cells are folded, in a pipe they are printed as long as they are.
+    """
+    console = _console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for position, name in enumerate(columns):
+        numbers = bool(rows) and all(isinstance(row[position], int | float) for row in rows)
+        table.add_column(
+            Text(name), justify="right" if numbers else "left", overflow="fold", no_wrap=False
+        )
+    for row in rows:
+        table.add_row(*(_cell(value, console.is_terminal) for value in row))
+    _print(console, table)
+
+
+def print_pairs(pairs: Mapping[str, object]) -> None:
+    """Print names and what stands for each, one a line."""
+    console = _console()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(Text(name), _cell(value, console.is_terminal))
+    _print(console, table)
+
+
+def _print(console: Console, table: Table) -> None:
+    """Print without the blanks that fill the last column."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
+
+
+def _cell(value: object, for_people: bool) -> Text:
+    if value is None:
+        return Text("")
+    if isinstance(value, int) and not isinstance(value, bool) and for_people:
+        return Text(f"{value:,}")
+    return Text(printable(value))
+
+
+def _console() -> Console:
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=sys.stdout, width=_ENDLESS)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far something is, on the standard error where that is a terminal.
+
+    Yields a function of the number of things done and of all things; call it as often as you like.
+
+    >>> with progress("verifying") as report:
+    ...     report(1, 10)
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    silent = not console.is_terminal
+    with Progress(*columns, console=console, disable=silent, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def log_to_stderr(level: int) -> None:
+    """Say what the package logs from ``level`` on as one line each on the standard error."""
+    logger = logging.getLogger("neurostore")
+    logger.handlers = [h for h in logger.handlers if not isinstance(h, _OneLine)]
+    logger.addHandler(_OneLine())
+    logger.setLevel(level)
+
+
+class _OneLine(logging.Handler):
+    """Writes to the standard error that is there when something is said."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"neurostore: {printable(record.getMessage())}", err=True)

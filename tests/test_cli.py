@@ -1,0 +1,93 @@
+"""The command line, run as a person and as a pipe run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import neurostore
+from neurostore import cli
+
+
+@pytest.fixture(scope="module")
+def run_h5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "run.h5"
+    with neurostore.open(path) as store, store.batch():
+        for second in range(3):
+            store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=1.7e9 + second))
+        odd = "main \x1b[31m/" + "x" * 150
+        store.store(neurostore.reservoir_states(np.zeros((3, 4)), odd, timestamp=5.0))
+        store.store(neurostore.performance_metrics({"a": np.nan}, "task", timestamp=6.0))
+    return path
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def parsed(*arguments: object) -> Any:
+    done = invoke(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout, parse_constant=pytest.fail)
+
+
+def in_a_shell(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from neurostore.cli import main; main()"]
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_info_says_what_is_there(run_h5: Path) -> None:
+    said = invoke("info", run_h5).stdout
+    assert "spike_train" in said
+    assert "attention_maps" not in said
+    found = parsed("info", run_h5)
+    assert found["records"]["spike_train"] == 3
+    assert (found["start"], found["end"]) == (5.0, 1.7e9 + 2)
+
+
+def test_ls_filters_by_kind_time_and_name(run_h5: Path) -> None:
+    assert len(parsed("ls", run_h5)) == 5
+    assert [r["id"] for r in parsed("ls", run_h5, "--name", "task")] == ["task_6.0"]
+    late = parsed("ls", run_h5, "--kind", "spike_train", "--start", "2023-11-14T22:13:21Z")
+    assert [row["timestamp"] for row in late] == [1.7e9 + 1, 1.7e9 + 2]
+
+
+def test_a_pipe_gets_whole_lines_without_colours_or_boxes(run_h5: Path) -> None:
+    lines = invoke("ls", run_h5).stdout.splitlines()
+    assert len(lines) == 6
+    assert lines[0].split() == ["id", "kind", "name", "time", "length", "bytes"]
+    assert not any("\x1b" in line or "─" in line or "…" in line for line in lines)
+    assert any("x" * 150 in line for line in lines)
+    assert "2023-11-14 22:13:20Z" in "\n".join(lines)
+
+
+def test_show_prints_a_record_and_its_values(run_h5: Path) -> None:
+    assert "spike_times" in invoke("show", run_h5, "train_1700000000.0").stdout
+    assert parsed("show", run_h5, "task_6.0", "--values")["data_vars"]["values"]["data"] == ["NaN"]
+    assert "data" not in parsed("show", run_h5, "task_6.0")["data_vars"]["values"]
+
+
+def test_an_error_is_one_line_and_status_1(run_h5: Path, tmp_path: Path) -> None:
+    done = in_a_shell("show", run_h5, "train_7")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("neurostore: ")
+    assert done.stderr.count("\n") == 1
+    assert in_a_shell("info", tmp_path / "none.h5").returncode == 1
+
+
+def test_what_is_not_understood_is_status_2(run_h5: Path) -> None:
+    assert invoke("ls", run_h5, "--kind", "spikes").exit_code == 2
+    assert invoke("nothing").exit_code == 2
+
+
+def test_version() -> None:
+    assert invoke("--version").stdout == f"neurostore {neurostore.__version__}\n"
