@@ -1,40 +1,24 @@
-"""The time table of a file: which records there are, when, and under which name.
+"""The time table of a file in memory: which records there are, when, and under which name.
 
-One growable compound table per kind, in commit order, written in the commit of its records and
-kept in memory sorted by time.  It is a cache: where it is absent, short or damaged it is rebuilt
-from the groups.  It opens no file and reads no record.
-
-Tables grow by whole chunks, whose unused rows count as removed: a commit then changes the bytes
-of its own rows and no metadata.  Those bytes are put where HDF5 would put them, since one
-``H5Dwrite`` of a row costs as much as storing a variable.
-
-On disk, under ``/catalogue``: ``state`` (a few 64-bit numbers at a fixed place in the file),
-``names`` (all texts, each ended by NUL) and ``<kind>/rows``.
+One table of rows per kind, in commit order, sorted by time when it is asked.  It knows no file:
+`catalogue_file` reads and writes it, `rebuilding` makes it anew from the groups.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import secrets
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import h5py
 import numpy as np
-from h5py import h5d, h5g, h5p, h5s, h5t
 
-from neurostore import h5attrs, names, schema
+from neurostore import names, schema
 from neurostore.errors import AmbiguousRecordError
 from neurostore.schema import KINDS, Kind
 
-__all__ = ["Catalogue", "Entry", "Table"]
+__all__ = ["ROW", "STATE", "Catalogue", "Entry", "Table", "Texts", "words"]
 
-GROUP = b"catalogue"
 ROW = np.dtype(
     [
         ("timestamp", "<f8"),
@@ -50,23 +34,8 @@ ROW = np.dtype(
         ("check", "<u4"),
     ]
 )
-_ROW_TYPE = h5t.py_create(ROW)
-_ROW_WORDS = struct.Struct(f"<{ROW.itemsize // 8}Q")
-_SOUND = 0x6E657572
 #: The word of a row that is 0 unless the record was removed or has an id of its own.
 _ODD_WORD = 6
-#: A row that is no record yet; a real one has a version.
-_UNUSED = np.zeros((), ROW)
-_UNUSED["timestamp"] = np.nan
-_UNUSED["removed"] = 1
-_UNCACHED = h5p.create(h5p.DATASET_ACCESS)
-_UNCACHED.set_chunk_cache(0, 0, 1.0)
-#: Attribute of the root: the names of the files that this one goes on from, as JSON.
-_OLDER = b"neurostore_older_files"
-#: Rows in one chunk of a table: 32 KB; a million rows are then 1,954 chunks.
-_CHUNK = 512
-#: Version of records that others wrote; rows that are not used have 0.
-FOREIGN = 2**32 - 1
 #: What ``state`` holds, in its order.
 STATE = (
     "file_id_0",
@@ -82,26 +51,11 @@ STATE = (
     "texts_crc",
     "trusted_from",
 )
-_STATE_SIZE = 16
 
 
-def _words(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def words(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return rows as 64-bit numbers, shape (row, word)."""
     return np.ascontiguousarray(rows).view("<u8").reshape(len(rows), -1)
-
-
-def _folded(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """All words of each row, xored and folded to 32 bits: `_SOUND` where the row is as written."""
-    total = np.bitwise_xor.reduce(_words(rows), axis=1)
-    folded: np.ndarray[Any, Any] = (total ^ (total >> np.uint64(32))).astype("<u4")
-    return folded
-
-
-class RawFile(Protocol):
-    """A file as bytes."""
-
-    def put(self, data: bytes, offset: int) -> object:
-        """Write ``data`` at ``offset``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -123,8 +77,6 @@ class Table:
     size: int = 0
     written: int = 0
     changed: set[int] = field(default_factory=set)
-    #: Where in the file the chunks of the table are.
-    chunks: dict[int, int] = field(default_factory=dict)
     has_removed: bool = False
     _order: np.ndarray[Any, Any] | None = None
     _times: np.ndarray[Any, Any] | None = None
@@ -134,13 +86,16 @@ class Table:
         """All rows, removed ones included."""
         return self.buffer[: self.size]
 
-    def adopt(self, rows: np.ndarray[Any, Any]) -> None:
-        """Take the rows of a file for its own."""
+    def adopt(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Take the rows of a file for its own; return those that have an id of their own."""
         self.buffer = rows
         self.size = self.written = len(rows)
-        odd = rows[np.nonzero(_words(rows)[:, _ODD_WORD])[0]]
-        self.has_removed = bool(odd["removed"].any())
+        odd = np.flatnonzero(words(rows)[:, _ODD_WORD])
+        removed = rows["removed"][odd] != 0
+        self.has_removed = bool(removed.any())
         self._order = self._times = None
+        explicit: np.ndarray[Any, Any] = odd[~removed]
+        return explicit
 
     def append(self, rows: np.ndarray[Any, Any]) -> None:
         """Add rows at the end."""
@@ -188,27 +143,53 @@ class Table:
         return np.arange(first, last) if order is None else order[first:last]
 
 
+class Texts:
+    """Every text of a catalogue once, by a code; the empty one has 0."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = [""]
+        self._codes: dict[str, int] = {"": 0}
+        #: How many are in the file, and a checksum of them there.
+        self.written = 1
+        self.crc = 0
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, code: int) -> str:
+        return self._texts[code]
+
+    def unwritten(self) -> list[str]:
+        """Return the texts that are not in the file yet."""
+        return self._texts[self.written :]
+
+    def find(self, text: str) -> int | None:
+        """Return the code of a text, or None where no row has it."""
+        return self._codes.get(text)
+
+    def code(self, text: str) -> int:
+        """Return the code of a text, a new one if need be."""
+        code = self._codes.get(text)
+        if code is None:
+            code = self._codes[text] = len(self._texts)
+            self._texts.append(text)
+        return code
+
+
 class Catalogue:
     """The tables, texts and counters of one file.
 
-    What is added stays in memory until :meth:`write` puts it into the file, in the commit of
-    the records it names.
+    What is added stays in memory until it is written, in the commit of the records it names.
     """
 
     def __init__(self) -> None:
         self.tables = {kind.name: Table(kind) for kind in KINDS.values()}
         self.state = dict.fromkeys(STATE, 0)
-        self._texts: list[str] = [""]
-        self._codes: dict[str, int] = {"": 0}
-        self._texts_written = 1
-        self._texts_crc = 0
+        self.texts = Texts()
         self._explicit: dict[str, list[tuple[str, int]]] = {}
         #: Names of the files that this one was rotated to, oldest first.
         self.older: list[str] = []
         self._latest: float | None = None
-        #: Datasets of the file that this is written to, opened once; it closes them with itself.
-        self._opened: dict[bytes, h5d.DatasetID] = {}
-        self._state_at = -1
 
     # -- adding and removing -------------------------------------------------------------
 
@@ -260,9 +241,9 @@ class Catalogue:
             length,
             stored_bytes,
             self.state["serial"],
-            self._code(structure),
-            self._code(name),
-            self._code(leaf),
+            self.texts.code(structure),
+            self.texts.code(name),
+            self.texts.code(leaf),
             0,
             version,
             0,
@@ -286,31 +267,30 @@ class Catalogue:
         self.state["epoch"] += 1
         return self.state["removed"] - 1
 
+    def adopt(self, kind: Kind, rows: np.ndarray[Any, Any]) -> None:
+        """Take the rows that a file has of one kind; the texts are there already."""
+        for row in self.tables[kind.name].adopt(rows):
+            leaf = self.texts[int(rows["leaf"][row])]
+            self._explicit.setdefault(leaf, []).append((kind.name, int(row)))
+
     @property
     def file_id(self) -> tuple[int, int]:
         """Random number that names the file, whatever its path."""
         return self.state["file_id_0"], self.state["file_id_1"]
 
-    def _code(self, text: str) -> int:
-        code = self._codes.get(text)
-        if code is None:
-            code = self._codes[text] = len(self._texts)
-            self._texts.append(text)
-        return code
-
     # -- asking --------------------------------------------------------------------------
 
     def text(self, code: int) -> str:
         """Return the text that a row's column refers to."""
-        return self._texts[code]
+        return self.texts[code]
 
     def id_of(self, table: Table, row: int) -> str:
         """Return the id of a row."""
         record = table.rows[row]
         leaf = int(record["leaf"])
         if leaf:
-            return self._texts[leaf]
-        return table.kind.leaf(self._texts[int(record["name"])], float(record["timestamp"]))
+            return self.texts[leaf]
+        return table.kind.leaf(self.texts[int(record["name"])], float(record["timestamp"]))
 
     def select(
         self, kind: Kind, low: float = -math.inf, high: float = math.inf, name: str | None = None
@@ -322,7 +302,7 @@ class Catalogue:
         rows = table.between(low, high)
         if name is None:
             return rows
-        code = self._codes.get(name)
+        code = self.texts.find(name)
         return rows[table.rows["name"][rows] == code] if code is not None else rows[:0]
 
     def ids(self, kind: Kind, rows: np.ndarray[Any, Any]) -> list[str]:
@@ -379,25 +359,19 @@ class Catalogue:
             for row in table.between(-math.inf, math.inf):
                 yield self.entry(table.kind, int(row))
 
-    # -- the file ------------------------------------------------------------------------
+    # -- other files and other catalogues ------------------------------------------------
 
     def take_over(self, other: Catalogue) -> None:
         """Become the catalogue of a compacted file: live rows only, all texts, same identity."""
-        for text in other._texts:
-            self._code(text)
+        for code in range(len(other.texts)):
+            self.texts.code(other.text(code))
         for name, table in other.tables.items():
             live = table.rows[table.rows["removed"] == 0].copy()
             for column in ("structure", "name", "leaf"):
-                live[column] = [self._code(other.text(int(code))) for code in live[column]]
+                live[column] = [self.texts.code(other.text(int(code))) for code in live[column]]
             self.tables[name].append(live)
         self.older = list(other.older)
         self.state.update(other.state, removed=0, epoch=other.state["epoch"] + 1)
-
-    def write_older(self, h5file: h5py.File) -> None:
-        """Note at the root of the file which older files it goes on from."""
-        if h5py.h5a.exists(h5file.id, _OLDER):
-            h5py.h5a.delete(h5file.id, _OLDER)
-        _note(h5file.id, _OLDER.decode(), json.dumps(self.older))
 
     def settle(self, fresh: Catalogue) -> None:
         """Take the place of a fresh catalogue, for a file that had lost its own."""
@@ -415,333 +389,3 @@ class Catalogue:
         first = self.state["dimensions"]
         self.state["dimensions"] += count
         return first
-
-    @staticmethod
-    def create(h5file: h5py.File, first_number: int = 0) -> None:
-        """Make the empty catalogue of a file, with dimension numbers from ``first_number`` on."""
-        group = h5g.create(h5file.id, GROUP)
-        _note(group, "what", "time table of the records; a cache, rebuilt where it is absent")
-        fresh = Catalogue()
-        identity = secrets.randbits(63), secrets.randbits(63)
-        fresh.state.update(file_id_0=identity[0], file_id_1=identity[1], generation=1)
-        fresh.state["dimensions"] = first_number + 2
-        scale = _scale(group, b"field", _STATE_SIZE, first_number)
-        properties = h5p.create(h5p.DATASET_CREATE)
-        properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-        properties.set_obj_track_times(False)
-        space = h5s.create_simple((_STATE_SIZE,))
-        state = h5d.create(group, b"state", h5t.STD_I64LE, space, properties)
-        h5py.h5ds.attach_scale(state, scale, 0)
-        _note(state, "fields", " ".join(STATE))
-        scale = _scale(group, b"byte", None, first_number + 1)
-        texts = _growing(group, b"names", h5t.STD_U8LE, 4096)
-        h5py.h5ds.attach_scale(texts, scale, 0)
-        _note(texts, "long_name", "texts of the other tables in UTF-8, each ended by NUL")
-        state.write(h5s.ALL, h5s.ALL, fresh._state_values())
-
-    @staticmethod
-    def state_offset(h5file: h5py.File) -> int:
-        """Return where in the file ``state`` stands; it never moves."""
-        offset = h5d.open(h5file.id, GROUP + b"/state").get_offset()
-        return int(offset)
-
-    @classmethod
-    def read(cls, h5file: h5py.File) -> Catalogue | None:
-        """Return the catalogue of a file, or None where it is absent or damaged."""
-        found = cls()
-        try:
-            if GROUP not in h5file.id:
-                return None
-            group = h5g.open(h5file.id, GROUP)
-            found._read_state(group)
-            found._read_texts(group)
-            found.older = _older(h5file)
-            for name in list(KINDS):
-                if name.encode() in group:
-                    found._read_table(group, name)
-            found._check_counts(group)
-        except (KeyError, OSError, ValueError, RuntimeError, IndexError):
-            return None  # a cache: whatever is wrong with it, the groups are the truth
-        return found
-
-    def write(self, h5file: h5py.File, raw: RawFile) -> None:
-        """Put what was added, changed and counted into the file.
-
-        Parameters
-        ----------
-        h5file
-            Always the same open file: what is opened there is kept.
-        raw
-            The same file as bytes; HDF5 keeps no copy of what is written there.
-        """
-        for table in self.tables.values():
-            if table.written < table.size or table.changed:
-                self._write_table(h5file.id, raw, table)
-        if self._texts_written < len(self._texts):
-            self._write_texts(h5file.id)
-        self.state["generation"] += 1
-        self.state["rows"] = sum(table.size for table in self.tables.values())
-        self.state["texts"] = len(self._texts)
-        self.state["texts_crc"] = self._texts_crc
-        if self._state_at < 0:
-            self._state_at = self.state_offset(h5file)
-        raw.put(self._state_values().tobytes(), self._state_at)
-
-    def _dataset(self, root: h5g.GroupID, link: bytes) -> h5d.DatasetID:
-        """Open a dataset of the catalogue, without a chunk cache: a row is written as a row."""
-        dataset = self._opened.get(link)
-        if dataset is None:
-            dataset = self._opened[link] = h5d.open(root, GROUP + b"/" + link, _UNCACHED)
-        return dataset
-
-    def _check_counts(self, group: h5g.GroupID) -> None:
-        """Raise where rows or texts are missing; kinds that this version lacks count too."""
-        rows = sum(table.size for table in self.tables.values())
-        unknown = [link for link in group if b"/".join((link, b"rows")) in group]
-        known = {name.encode() for name in KINDS}
-        if set(unknown) <= known and rows != self.state["rows"]:
-            raise ValueError(f"catalogue: {rows} rows, expected {self.state['rows']}")
-        if self._texts_crc != self.state["texts_crc"]:
-            raise ValueError("catalogue/names: its bytes fail their checksum")
-
-    def _read_state(self, group: h5g.GroupID) -> None:
-        values = np.empty(_STATE_SIZE, "<i8")
-        h5d.open(group, b"state").read(h5s.ALL, h5s.ALL, values)
-        if int(np.bitwise_xor.reduce(values)) != _SOUND:
-            raise ValueError("catalogue/state: it fails its check")
-        self.state.update(zip(STATE, (int(value) for value in values), strict=False))
-
-    def _state_values(self) -> np.ndarray[Any, Any]:
-        values = np.zeros(_STATE_SIZE, "<i8")
-        values[: len(STATE)] = [self.state[name] for name in STATE]
-        values[-1] = np.bitwise_xor.reduce(values) ^ _SOUND
-        return values
-
-    def _read_texts(self, group: h5g.GroupID) -> None:
-        dataset = h5d.open(group, b"names")
-        raw = np.empty(dataset.shape, "u1")
-        dataset.read(h5s.ALL, h5s.ALL, raw)
-        self._texts_crc = zlib.crc32(raw.tobytes())
-        for text in raw.tobytes().split(b"\0")[:-1]:
-            self._code(text.decode())
-        self._texts_written = len(self._texts)
-
-    def _write_texts(self, root: h5g.GroupID) -> None:
-        new = b"".join(text.encode() + b"\0" for text in self._texts[self._texts_written :])
-        dataset = self._dataset(root, b"names")
-        (old,) = dataset.shape
-        _extend(dataset, self._dataset(root, b"byte"), old + len(new))
-        _put(dataset, old, np.frombuffer(new, "u1"), h5t.NATIVE_UINT8)
-        self._texts_crc = zlib.crc32(new, self._texts_crc)
-        self._texts_written = len(self._texts)
-
-    def _read_table(self, group: h5g.GroupID, name: str) -> None:
-        dataset = h5d.open(group, f"{name}/rows".encode(), _UNCACHED)
-        rows = np.empty(dataset.shape, ROW)
-        if len(rows):
-            dataset.read(h5s.ALL, h5s.ALL, rows, _ROW_TYPE)
-        rows = rows[: _used(rows)]
-        if not (_folded(rows) == _SOUND).all():
-            raise ValueError(f"catalogue/{name}/rows: a row fails its check")
-        table = self.tables[name]
-        table.adopt(rows)
-        for row in np.nonzero(_words(rows)[:, _ODD_WORD])[0]:
-            if rows["leaf"][row] and not rows["removed"][row]:
-                leaf = self._texts[int(rows["leaf"][row])]
-                self._explicit.setdefault(leaf, []).append((name, int(row)))
-
-    def _write_table(self, root: h5g.GroupID, raw: RawFile, table: Table) -> None:
-        link = table.kind.name.encode()
-        if link + b"/rows" not in self._opened and GROUP + b"/" + link not in root:
-            self._create_table(h5g.open(root, GROUP), link)
-        dataset = self._dataset(root, link + b"/rows")
-        for row in sorted(table.changed):
-            if row < table.written:
-                _put_rows(dataset, raw, row, _checked(table.rows[row : row + 1]), table.chunks)
-        table.changed.clear()
-        if table.written < table.size:
-            needed = -(-table.size // _CHUNK) * _CHUNK
-            if dataset.shape[0] < needed:
-                _extend(dataset, self._dataset(root, link + b"/record"), needed)
-            _put_rows(
-                dataset, raw, table.written, _checked(table.rows[table.written :]), table.chunks
-            )
-        table.written = table.size
-
-    def _create_table(self, group: h5g.GroupID, link: bytes) -> None:
-        parent = h5g.create(group, link)
-        scale = _scale(parent, b"record", None, self.take_numbers(1))
-        kind = h5t.py_create(ROW)
-        kind.commit(parent, b"row_t")
-        rows = _growing(parent, b"rows", kind, _CHUNK, _UNUSED)
-        _note(rows, "comment", "rows whose removed is not 0 are no records")
-        h5py.h5ds.attach_scale(rows, scale, 0)
-
-
-def _used(rows: np.ndarray[Any, Any]) -> int:
-    """Return how many rows are, or were, records: those before the first without a version.
-
-    A damaged version fails the check of its row or, in the last chunk, ends the table early,
-    which the count of serials shows.
-    """
-    tail = rows["version"][-_CHUNK:] == 0
-    return len(rows) - len(tail) + int(np.argmax(tail)) if tail.any() else len(rows)
-
-
-def _checked(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Give each row the check that makes its words fold to `_SOUND`."""
-    rows["check"] = 0
-    if len(rows) == 1:  # most commits: the same without NumPy's overhead
-        total = 0
-        for word in _ROW_WORDS.unpack(rows.tobytes()):
-            total ^= word
-        rows["check"] = (total ^ (total >> 32)) & 0xFFFFFFFF ^ _SOUND
-    else:
-        rows["check"] = _folded(rows) ^ np.uint32(_SOUND)
-    return rows
-
-
-def _note(location: Any, name: str, text: str) -> None:
-    h5attrs.write(location, h5attrs.pack(name, text))
-
-
-def _scale(group: h5g.GroupID, link: bytes, size: int | None, number: int) -> h5d.DatasetID:
-    """Create a netCDF dimension without a variable; ``None`` makes it unlimited."""
-    properties = h5p.create(h5p.DATASET_CREATE)
-    properties.set_obj_track_times(False)
-    if size is None:
-        properties.set_chunk((1024,))
-    space = h5s.create_simple((size or 0,), (h5s.UNLIMITED if size is None else size,))
-    scale = h5d.create(group, link, h5t.IEEE_F32BE, space, properties)
-    h5py.h5ds.set_scale(scale, b"This is a netCDF dimension but not a netCDF variable.         0")
-    h5attrs.write(scale, h5attrs.pack("_Netcdf4Dimid", np.int32(number)))
-    return scale
-
-
-def _growing(
-    group: h5g.GroupID,
-    link: bytes,
-    kind: Any,
-    chunk: int,
-    fill: np.ndarray[Any, Any] | None = None,
-) -> h5d.DatasetID:
-    properties = h5p.create(h5p.DATASET_CREATE)
-    properties.set_obj_track_times(False)
-    properties.set_chunk((chunk,))
-    if fill is not None:
-        properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-        properties.set_fill_value(fill)
-    return h5d.create(group, link, kind, h5s.create_simple((0,), (h5s.UNLIMITED,)), properties)
-
-
-def _extend(dataset: h5d.DatasetID, scale: h5d.DatasetID, size: int) -> None:
-    scale.set_extent((size,))
-    dataset.set_extent((size,))
-
-
-def _put(dataset: h5d.DatasetID, first: int, values: np.ndarray[Any, Any], kind: Any) -> None:
-    space = dataset.get_space()
-    space.select_hyperslab((first,), (len(values),))
-    dataset.write(h5s.create_simple((len(values),)), space, np.ascontiguousarray(values), kind)
-
-
-def _put_rows(
-    dataset: h5d.DatasetID,
-    raw: RawFile,
-    first: int,
-    rows: np.ndarray[Any, Any],
-    chunks: dict[int, int],
-) -> None:
-    """Write rows into their chunks; ``chunks`` remembers where those are."""
-    done = 0
-    while done < len(rows):
-        number, inside = divmod(first + done, _CHUNK)
-        count = min(_CHUNK - inside, len(rows) - done)
-        where = chunks.get(number)
-        if where is None:
-            info = dataset.get_chunk_info_by_coord((number * _CHUNK,))
-            where = chunks[number] = int(info.byte_offset)
-        raw.put(rows[done : done + count].tobytes(), where + inside * ROW.itemsize)
-        done += count
-
-
-# -- rebuilding ------------------------------------------------------------------------------
-
-
-def rebuild(h5file: h5py.File) -> Catalogue:
-    """Return the catalogue of a file from its groups.
-
-    Nothing is known of shapes and labels then: `structure` stays empty, and a range looks at
-    the records themselves.
-    """
-    found = Catalogue()
-    found.older = _older(h5file)
-    with contextlib.suppress(KeyError, OSError, ValueError, RuntimeError):
-        found._read_state(h5g.open(h5file.id, GROUP))
-    for kind in KINDS.values():
-        seen: set[str] = set()
-        for part in kind.parts:
-            parent = h5file.get(part.path)
-            if not isinstance(parent, h5py.Group):
-                continue
-            for leaf in parent:
-                if leaf not in seen and (row := _foreign_row(parent, leaf, kind)) is not None:
-                    seen.add(leaf)
-                    _add_found(found, kind, leaf, row)
-    found.state["dimensions"] = _highest_number(h5file) + 1
-    return found
-
-
-def _older(h5file: h5py.File) -> list[str]:
-    text = h5attrs.read_one(h5file.id, _OLDER)
-    return list(json.loads(text)) if text else []
-
-
-def _add_found(found: Catalogue, kind: Kind, leaf: str, row: Mapping[str, Any]) -> None:
-    explicit = "" if kind.leaf(row["name"], row["timestamp"]) == leaf else leaf
-    found.add(kind, leaf=explicit, **row)
-
-
-def _foreign_row(parent: h5py.Group, leaf: str, kind: Kind) -> dict[str, Any] | None:
-    """Return what can be told of a record without reading it; None for what is no record."""
-    if parent.get(leaf, getlink=True).__class__ is not h5py.HardLink:
-        return None
-    item = parent[leaf]
-    stem, _, stamp = leaf.rpartition("_")
-    timestamp = h5attrs.read_one(item.id, b"timestamp")
-    if isinstance(item, h5py.Group) and "timestamp" in item:
-        timestamp = item["timestamp"][()]
-    try:
-        moment = float(timestamp if timestamp is not None else stamp.partition("~")[0])
-    except (TypeError, ValueError):
-        return None
-    if not math.isfinite(moment):
-        return None
-    name = h5attrs.read_one(item.id, kind.label.encode()) if kind.label else None
-    return {
-        "timestamp": moment,
-        "name": str(name) if name is not None else (stem if kind.label else ""),
-        "length": _foreign_length(item, kind),
-        "version": int(h5attrs.read_one(item.id, b"schema_version") or FOREIGN),
-    }
-
-
-def _foreign_length(item: h5py.Group | h5py.Dataset, kind: Kind) -> int:
-    if kind.elastic is None or not isinstance(item, h5py.Group):
-        return 0
-    sized = (row.name for row in kind.variables if row.name in item)
-    first = next(sized, None)
-    return int(item[first].shape[0]) if first is not None and item[first].shape else 0
-
-
-def _highest_number(h5file: h5py.File) -> int:
-    highest = -1
-
-    def look(_: str, item: Any) -> None:
-        nonlocal highest
-        number = h5attrs.read_one(item.id, b"_Netcdf4Dimid")
-        if number is not None:
-            highest = max(highest, int(number))
-
-    h5file.visititems(look)
-    return highest

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neurostore import catalogue as tables
-from neurostore import journal, osio, reading, safefile, schema, tree
+from neurostore import catalogue_file, journal, osio, reading, safefile, schema, tree
 from neurostore.arrays import Key, Place
 from neurostore.catalogue import Catalogue, Entry
 from neurostore.errors import (
@@ -42,6 +41,7 @@ from neurostore.errors import (
 from neurostore.locks import FileLocks, hold_data_lock
 from neurostore.osio import Durability
 from neurostore.reading import Part
+from neurostore.rebuilding import rebuild
 from neurostore.records import Record
 from neurostore.stencil import Layout, Stencils
 from neurostore.tree import H5File
@@ -143,8 +143,8 @@ class Session:
 
     def _catalogue_for(self, h5file: H5File) -> Catalogue:
         if self._catalogue is None or self._catalogue_of is not h5file:
-            found = Catalogue.read(h5file)
-            self._catalogue = found if found is not None else tables.rebuild(h5file)
+            found = catalogue_file.read(h5file)
+            self._catalogue = found if found is not None else rebuild(h5file)
             self._catalogue_of = h5file
             self._templates = {}
         return self._catalogue
@@ -191,7 +191,7 @@ class Session:
     def _remember_state(self, h5file: H5File) -> None:
         if self._state_offset < 0 and tree.has_catalogue(h5file):
             with suppress(KeyError):
-                self._state_offset = Catalogue.state_offset(h5file)
+                self._state_offset = catalogue_file.state_offset(h5file)
         if self._state_fd < 0:
             self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -311,10 +311,11 @@ class Session:
         """Make everything written so far one durable step; the only place that does."""
         assert self._writer is not None
         assert self._file is not None
+        assert self._stamper is not None
         assert self._catalogue is not None
         now = time.time_ns()
         self._catalogue.state["modified"] = now
-        self._catalogue.write(self._writer, self._file)
+        self._stamper.write_catalogue(self._catalogue)
         self._writer.flush()
         self._file.commit()
         with suppress(OSError):  # not the owner: then the catalogue is not taken at its word
@@ -339,6 +340,8 @@ class Session:
         try:
             hold_data_lock(self._file.fileno(), self.path)
             self._writer = safefile.open_h5(self._file)
+            self._stencils = self._stencils or Stencils()
+            self._stamper = tree.Stamper(self._writer, self._file, self._stencils)
         except BaseException:
             self._drop_writer()
             raise
@@ -346,7 +349,7 @@ class Session:
     def _ensure_catalogue(self, durability: Durability) -> None:
         """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""
         with tree.open_native(self.path) as h5file:
-            if Catalogue.read(h5file) is not None:
+            if catalogue_file.read(h5file) is not None:
                 self._remember_state(h5file)
                 return
         temporary = self.path.with_name(f".{self.path.name[:200]}-{os.getpid()}-adopted")
@@ -390,12 +393,10 @@ class Session:
         ``taken`` tells of ids that records elsewhere have.
         """
         assert self._writer is not None
+        assert self._stamper is not None
         held = self._catalogue_for(self._writer)
         kind = record.kind
         record_id, leaf = held.claim(kind, record.name, record.timestamp, taken)
-        if self._stamper is None:
-            self._stencils = self._stencils or Stencils()
-            self._stamper = tree.Stamper(self._writer, self._stencils)
         stored = 0
         for piece in record.pieces:
             done = self._stamper.stamp(

@@ -18,9 +18,10 @@ import h5py
 import numpy as np
 from h5py import h5d, h5f, h5g, h5p
 
-from neurostore import filters, h5attrs, reading, schema
+from neurostore import catalogue_file, filters, h5attrs, reading, schema
 from neurostore.arrays import Key, Source
-from neurostore.catalogue import GROUP, Catalogue, rebuild
+from neurostore.catalogue import Catalogue
+from neurostore.catalogue_file import GROUP, RawFile
 from neurostore.errors import (
     DamagedError,
     NotAStoreError,
@@ -29,6 +30,7 @@ from neurostore.errors import (
     StoreNotFoundError,
 )
 from neurostore.rawcopy import copy_groups
+from neurostore.rebuilding import rebuild
 from neurostore.records import Piece
 from neurostore.schema import Kind
 from neurostore.stencil import Layout, Stamped, Stencils
@@ -136,7 +138,7 @@ def build(temporary: str) -> None:
         for key, value in ROOT_ATTRS.items():
             h5attrs.write(h5file.id, h5attrs.pack(key, value))
         h5attrs.write(h5file.id, h5attrs.pack("created_at", np.float64(time.time())))
-        Catalogue.create(h5file)
+        catalogue_file.create(h5file)
         for kind in schema.KINDS.values():
             for part in kind.parts:
                 h5file.require_group(part.path)
@@ -155,12 +157,12 @@ def adopt(path: Path, temporary: str) -> None:
         number = found.state["dimensions"]
         if GROUP in h5file.id:
             del h5file[GROUP.decode()]
-        Catalogue.create(h5file, first_number=number)
-        fresh = Catalogue.read(h5file)
+        catalogue_file.create(h5file, first_number=number)
+        fresh = catalogue_file.read(h5file)
         assert fresh is not None
         found.settle(fresh)
         if found.older:
-            found.write_older(h5file)
+            catalogue_file.write_older(found, h5file)
         _write_catalogue(found, h5file)
 
 
@@ -168,7 +170,7 @@ def _write_catalogue(catalogue: Catalogue, h5file: H5File) -> None:
     """Write to a file that is open with HDF5's own driver, and let HDF5 place it first."""
     h5file.flush()
     with open(h5file.filename, "r+b", buffering=0) as stream:
-        catalogue.write(h5file, _Raw(stream))
+        catalogue_file.Writer(h5file, _Raw(stream)).write(catalogue)
     h5file.flush()
 
 
@@ -186,15 +188,15 @@ def copy_live(path: Path, temporary: Path) -> None:
     """Make at ``temporary`` a copy of the file without what was removed."""
     build(str(temporary))
     with open_native(path) as old, h5py.File(temporary, "r+", libver=("v110", "v110")) as new:
-        held = Catalogue.read(old) or rebuild(old)
-        fresh = Catalogue.read(new)
+        held = catalogue_file.read(old) or rebuild(old)
+        fresh = catalogue_file.read(new)
         assert fresh is not None
         first = fresh.state["dimensions"]
         fresh.take_over(held)
         fresh.state["dimensions"] = copy_groups(old, new, GROUP, first)
         _keep_creation_time(old, new)
         if fresh.older:
-            fresh.write_older(new)
+            catalogue_file.write_older(fresh, new)
         _write_catalogue(fresh, new)
 
 
@@ -208,24 +210,34 @@ def build_next(path: Path, temporary: Path, rotated: str) -> None:
     """Make at ``temporary`` the empty file that goes on where the one at ``path`` ends."""
     build(str(temporary))
     with open_native(path) as old, h5py.File(temporary, "r+", libver=("v110", "v110")) as new:
-        held = Catalogue.read(old) or rebuild(old)
-        fresh = Catalogue.read(new)
+        held = catalogue_file.read(old) or rebuild(old)
+        fresh = catalogue_file.read(new)
         assert fresh is not None
         fresh.state["serial"] = held.state["serial"]
         fresh.older = [*held.older, rotated]
-        fresh.write_older(new)
+        catalogue_file.write_older(fresh, new)
         _write_catalogue(fresh, new)
 
 
 class Stamper:
-    """Writes the parts of records to their places in the tree of one file open for writing.
+    """Writes parts of records and their catalogue to their places in one file open for writing.
 
     Parents are opened once: looking one up costs as much as opening a dataset.
+
+    Parameters
+    ----------
+    h5file
+        The file.
+    raw
+        The same file as bytes.
+    stencils
+        Templates of the parts.
     """
 
-    def __init__(self, h5file: H5File, stencils: Stencils) -> None:
+    def __init__(self, h5file: H5File, raw: RawFile, stencils: Stencils) -> None:
         self._h5file = h5file
         self._stencils = stencils
+        self._rows = catalogue_file.Writer(h5file, raw)
         self._parents: dict[str, h5g.GroupID] = {}
 
     def stamp(
@@ -247,6 +259,10 @@ class Stamper:
             elastic,
             first_number,
         )
+
+    def write_catalogue(self, catalogue: Catalogue) -> None:
+        """Write what was added to the catalogue, changed and counted."""
+        self._rows.write(catalogue)
 
     def _parent(self, path: str) -> h5g.GroupID:
         parent = self._parents.get(path)

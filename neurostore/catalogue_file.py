@@ -1,0 +1,344 @@
+"""The catalogue on disk: made, read and written in the commit of the records it names.
+
+On disk, under ``/catalogue``: ``state`` (a few 64-bit numbers at a fixed place in the file),
+``names`` (all texts, each ended by NUL) and ``<kind>/rows``, a growable compound table.  It is a
+cache: where it is absent, short or damaged, `read` says so, and somebody else rebuilds it.
+
+Tables grow by whole chunks, whose unused rows count as removed: a commit then changes the bytes
+of its own rows and no metadata.  Those bytes are put where HDF5 would put them, since one
+``H5Dwrite`` of a row costs as much as storing a variable.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import struct
+import zlib
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+from h5py import h5d, h5g, h5p, h5s, h5t
+
+from neurostore import h5attrs
+from neurostore.catalogue import ROW, STATE, Catalogue, Table, Texts, words
+from neurostore.schema import KINDS
+
+__all__ = [
+    "GROUP",
+    "RawFile",
+    "Writer",
+    "create",
+    "read",
+    "read_older",
+    "read_state",
+    "state_offset",
+    "write_older",
+]
+
+GROUP = b"catalogue"
+_ROW_TYPE = h5t.py_create(ROW)
+_ROW_WORDS = struct.Struct(f"<{ROW.itemsize // 8}Q")
+_SOUND = 0x6E657572
+#: A row that is no record yet; a real one has a version.
+_UNUSED = np.zeros((), ROW)
+_UNUSED["timestamp"] = np.nan
+_UNUSED["removed"] = 1
+_UNCACHED = h5p.create(h5p.DATASET_ACCESS)
+_UNCACHED.set_chunk_cache(0, 0, 1.0)
+#: Attribute of the root: the names of the files that this one goes on from, as JSON.
+_OLDER = b"neurostore_older_files"
+#: Rows in one chunk of a table: 32 KB; a million rows are then 1,954 chunks.
+_CHUNK = 512
+_STATE_SIZE = 16
+
+
+class RawFile(Protocol):
+    """A file as bytes."""
+
+    def put(self, data: bytes, offset: int) -> object:
+        """Write ``data`` at ``offset``."""
+        ...
+
+
+# -- making ------------------------------------------------------------------------------------
+
+
+def create(h5file: h5py.File, first_number: int = 0) -> None:
+    """Make the empty catalogue of a file, with dimension numbers from ``first_number`` on."""
+    group = h5g.create(h5file.id, GROUP)
+    _note(group, "what", "time table of the records; a cache, rebuilt where it is absent")
+    fresh = Catalogue()
+    identity = secrets.randbits(63), secrets.randbits(63)
+    fresh.state.update(file_id_0=identity[0], file_id_1=identity[1], generation=1)
+    fresh.state["dimensions"] = first_number + 2
+    scale = _scale(group, b"field", _STATE_SIZE, first_number)
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    properties.set_obj_track_times(False)
+    space = h5s.create_simple((_STATE_SIZE,))
+    state = h5d.create(group, b"state", h5t.STD_I64LE, space, properties)
+    h5py.h5ds.attach_scale(state, scale, 0)
+    _note(state, "fields", " ".join(STATE))
+    scale = _scale(group, b"byte", None, first_number + 1)
+    texts = _growing(group, b"names", h5t.STD_U8LE, 4096)
+    h5py.h5ds.attach_scale(texts, scale, 0)
+    _note(texts, "long_name", "texts of the other tables in UTF-8, each ended by NUL")
+    state.write(h5s.ALL, h5s.ALL, _state_values(fresh))
+
+
+def write_older(catalogue: Catalogue, h5file: h5py.File) -> None:
+    """Note at the root of the file which older files it goes on from."""
+    if h5py.h5a.exists(h5file.id, _OLDER):
+        h5py.h5a.delete(h5file.id, _OLDER)
+    _note(h5file.id, _OLDER.decode(), json.dumps(catalogue.older))
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def state_offset(h5file: h5py.File) -> int:
+    """Return where in the file ``state`` stands; it never moves."""
+    return int(h5d.open(h5file.id, GROUP + b"/state").get_offset())
+
+
+def read(h5file: h5py.File) -> Catalogue | None:
+    """Return the catalogue of a file, or None where it is absent or damaged."""
+    found = Catalogue()
+    try:
+        if GROUP not in h5file.id:
+            return None
+        group = h5g.open(h5file.id, GROUP)
+        read_state(h5file, found)
+        _read_texts(group, found.texts)
+        found.older = read_older(h5file)
+        for kind in list(KINDS.values()):
+            if kind.name.encode() in group:
+                found.adopt(kind, _read_rows(group, kind.name))
+        _check_counts(group, found)
+    except (KeyError, OSError, ValueError, RuntimeError, IndexError):
+        return None  # a cache: whatever is wrong with it, the groups are the truth
+    return found
+
+
+def read_older(h5file: h5py.File) -> list[str]:
+    """Return the names of the files that this one goes on from, oldest first."""
+    text = h5attrs.read_one(h5file.id, _OLDER)
+    return list(json.loads(text)) if text else []
+
+
+def read_state(h5file: h5py.File, catalogue: Catalogue) -> None:
+    """Fill in the counters of a catalogue."""
+    values = np.empty(_STATE_SIZE, "<i8")
+    h5d.open(h5file.id, GROUP + b"/state").read(h5s.ALL, h5s.ALL, values)
+    if int(np.bitwise_xor.reduce(values)) != _SOUND:
+        raise ValueError("catalogue/state: it fails its check")
+    catalogue.state.update(zip(STATE, (int(value) for value in values), strict=False))
+
+
+def _read_texts(group: h5g.GroupID, texts: Texts) -> None:
+    dataset = h5d.open(group, b"names")
+    raw = np.empty(dataset.shape, "u1")
+    dataset.read(h5s.ALL, h5s.ALL, raw)
+    texts.crc = zlib.crc32(raw.tobytes())
+    for text in raw.tobytes().split(b"\0")[:-1]:
+        texts.code(text.decode())
+    texts.written = len(texts)
+
+
+def _read_rows(group: h5g.GroupID, name: str) -> np.ndarray[Any, Any]:
+    dataset = h5d.open(group, f"{name}/rows".encode(), _UNCACHED)
+    rows = np.empty(dataset.shape, ROW)
+    if len(rows):
+        dataset.read(h5s.ALL, h5s.ALL, rows, _ROW_TYPE)
+    rows = rows[: _used(rows)]
+    if not (_folded(rows) == _SOUND).all():
+        raise ValueError(f"catalogue/{name}/rows: a row fails its check")
+    return rows
+
+
+def _check_counts(group: h5g.GroupID, catalogue: Catalogue) -> None:
+    """Raise where rows or texts are missing; kinds that this version lacks count too."""
+    rows = sum(table.size for table in catalogue.tables.values())
+    unknown = [link for link in group if b"/".join((link, b"rows")) in group]
+    known = {name.encode() for name in KINDS}
+    if set(unknown) <= known and rows != catalogue.state["rows"]:
+        raise ValueError(f"catalogue: {rows} rows, expected {catalogue.state['rows']}")
+    if catalogue.texts.crc != catalogue.state["texts_crc"]:
+        raise ValueError("catalogue/names: its bytes fail their checksum")
+
+
+def _used(rows: np.ndarray[Any, Any]) -> int:
+    """Return how many rows are, or were, records: those before the first without a version.
+
+    A damaged version fails the check of its row or, in the last chunk, ends the table early,
+    which the count of serials shows.
+    """
+    tail = rows["version"][-_CHUNK:] == 0
+    return len(rows) - len(tail) + int(np.argmax(tail)) if tail.any() else len(rows)
+
+
+def _folded(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """All words of each row, xored and folded to 32 bits: `_SOUND` where the row is as written."""
+    total = np.bitwise_xor.reduce(words(rows), axis=1)
+    folded: np.ndarray[Any, Any] = (total ^ (total >> np.uint64(32))).astype("<u4")
+    return folded
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+class Writer:
+    """Puts what was added to a catalogue, changed and counted into one file.
+
+    Parameters
+    ----------
+    h5file
+        Open for writing; it closes with itself what is opened here, once, and kept.
+    raw
+        The same file as bytes; HDF5 keeps no copy of what is written there.
+    """
+
+    def __init__(self, h5file: h5py.File, raw: RawFile) -> None:
+        self._root = h5file.id
+        self._raw = raw
+        self._state_at = state_offset(h5file)
+        self._opened: dict[bytes, h5d.DatasetID] = {}
+        #: Where in the file the chunks of the tables are.
+        self._chunks: dict[tuple[bytes, int], int] = {}
+
+    def write(self, catalogue: Catalogue) -> None:
+        """Bring the file up to date; every call is one more generation."""
+        for table in catalogue.tables.values():
+            if table.written < table.size or table.changed:
+                self._write_table(catalogue, table)
+        if catalogue.texts.written < len(catalogue.texts):
+            self._write_texts(catalogue.texts)
+        catalogue.state["generation"] += 1
+        catalogue.state["rows"] = sum(table.size for table in catalogue.tables.values())
+        catalogue.state["texts"] = len(catalogue.texts)
+        catalogue.state["texts_crc"] = catalogue.texts.crc
+        self._raw.put(_state_values(catalogue).tobytes(), self._state_at)
+
+    def _dataset(self, link: bytes) -> h5d.DatasetID:
+        """Open a dataset of the catalogue, without a chunk cache: a row is written as a row."""
+        dataset = self._opened.get(link)
+        if dataset is None:
+            dataset = self._opened[link] = h5d.open(self._root, GROUP + b"/" + link, _UNCACHED)
+        return dataset
+
+    def _write_texts(self, texts: Texts) -> None:
+        new = b"".join(text.encode() + b"\0" for text in texts.unwritten())
+        dataset = self._dataset(b"names")
+        (old,) = dataset.shape
+        _extend(dataset, self._dataset(b"byte"), old + len(new))
+        _put(dataset, old, np.frombuffer(new, "u1"), h5t.NATIVE_UINT8)
+        texts.crc = zlib.crc32(new, texts.crc)
+        texts.written = len(texts)
+
+    def _write_table(self, catalogue: Catalogue, table: Table) -> None:
+        link = table.kind.name.encode()
+        if link + b"/rows" not in self._opened and GROUP + b"/" + link not in self._root:
+            _create_table(h5g.open(self._root, GROUP), link, catalogue.take_numbers(1))
+        for row in sorted(table.changed):
+            if row < table.written:
+                self._put_rows(link, row, table.rows[row : row + 1])
+        table.changed.clear()
+        if table.written < table.size:
+            needed = -(-table.size // _CHUNK) * _CHUNK
+            dataset = self._dataset(link + b"/rows")
+            if dataset.shape[0] < needed:
+                _extend(dataset, self._dataset(link + b"/record"), needed)
+            self._put_rows(link, table.written, table.rows[table.written :])
+        table.written = table.size
+
+    def _put_rows(self, link: bytes, first: int, rows: np.ndarray[Any, Any]) -> None:
+        """Write rows, with their checks, into their chunks."""
+        rows, done = _checked(rows), 0
+        while done < len(rows):
+            number, inside = divmod(first + done, _CHUNK)
+            count = min(_CHUNK - inside, len(rows) - done)
+            where = self._chunks.get((link, number))
+            if where is None:
+                info = self._dataset(link + b"/rows").get_chunk_info_by_coord((number * _CHUNK,))
+                where = self._chunks[link, number] = int(info.byte_offset)
+            self._raw.put(rows[done : done + count].tobytes(), where + inside * ROW.itemsize)
+            done += count
+
+
+def _state_values(catalogue: Catalogue) -> np.ndarray[Any, Any]:
+    values = np.zeros(_STATE_SIZE, "<i8")
+    values[: len(STATE)] = [catalogue.state[name] for name in STATE]
+    values[-1] = np.bitwise_xor.reduce(values) ^ _SOUND
+    return values
+
+
+def _checked(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Give each row the check that makes its words fold to `_SOUND`."""
+    rows["check"] = 0
+    if len(rows) == 1:  # most commits: the same without NumPy's overhead
+        total = 0
+        for word in _ROW_WORDS.unpack(rows.tobytes()):
+            total ^= word
+        rows["check"] = (total ^ (total >> 32)) & 0xFFFFFFFF ^ _SOUND
+    else:
+        rows["check"] = _folded(rows) ^ np.uint32(_SOUND)
+    return rows
+
+
+# -- HDF5 --------------------------------------------------------------------------------------
+
+
+def _create_table(group: h5g.GroupID, link: bytes, number: int) -> None:
+    parent = h5g.create(group, link)
+    scale = _scale(parent, b"record", None, number)
+    kind = h5t.py_create(ROW)
+    kind.commit(parent, b"row_t")
+    rows = _growing(parent, b"rows", kind, _CHUNK, _UNUSED)
+    _note(rows, "comment", "rows whose removed is not 0 are no records")
+    h5py.h5ds.attach_scale(rows, scale, 0)
+
+
+def _note(location: Any, name: str, text: str) -> None:
+    h5attrs.write(location, h5attrs.pack(name, text))
+
+
+def _scale(group: h5g.GroupID, link: bytes, size: int | None, number: int) -> h5d.DatasetID:
+    """Create a netCDF dimension without a variable; ``None`` makes it unlimited."""
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    if size is None:
+        properties.set_chunk((1024,))
+    space = h5s.create_simple((size or 0,), (h5s.UNLIMITED if size is None else size,))
+    scale = h5d.create(group, link, h5t.IEEE_F32BE, space, properties)
+    h5py.h5ds.set_scale(scale, b"This is a netCDF dimension but not a netCDF variable.         0")
+    h5attrs.write(scale, h5attrs.pack("_Netcdf4Dimid", np.int32(number)))
+    return scale
+
+
+def _growing(
+    group: h5g.GroupID,
+    link: bytes,
+    kind: Any,
+    chunk: int,
+    fill: np.ndarray[Any, Any] | None = None,
+) -> h5d.DatasetID:
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    properties.set_chunk((chunk,))
+    if fill is not None:
+        properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_value(fill)
+    return h5d.create(group, link, kind, h5s.create_simple((0,), (h5s.UNLIMITED,)), properties)
+
+
+def _extend(dataset: h5d.DatasetID, scale: h5d.DatasetID, size: int) -> None:
+    scale.set_extent((size,))
+    dataset.set_extent((size,))
+
+
+def _put(dataset: h5d.DatasetID, first: int, values: np.ndarray[Any, Any], kind: Any) -> None:
+    space = dataset.get_space()
+    space.select_hyperslab((first,), (len(values),))
+    dataset.write(h5s.create_simple((len(values),)), space, np.ascontiguousarray(values), kind)

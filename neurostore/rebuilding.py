@@ -1,0 +1,93 @@
+"""The catalogue of a file made anew from its groups, where it has none or a damaged one.
+
+It reads names and attributes of records and no values.  Nothing is known of shapes and labels
+then: `structure` stays empty, and a range looks at the records themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+
+from neurostore import catalogue_file, h5attrs
+from neurostore.catalogue import Catalogue
+from neurostore.schema import KINDS, Kind
+
+__all__ = ["FOREIGN", "rebuild"]
+
+#: Version of records that others wrote; rows that are not used have 0.
+FOREIGN = 2**32 - 1
+
+
+def rebuild(h5file: h5py.File) -> Catalogue:
+    """Return the catalogue of a file from its groups."""
+    found = Catalogue()
+    found.older = catalogue_file.read_older(h5file)
+    with contextlib.suppress(KeyError, OSError, ValueError, RuntimeError):
+        catalogue_file.read_state(h5file, found)
+    for kind in KINDS.values():
+        seen: set[str] = set()
+        for part in kind.parts:
+            parent = h5file.get(part.path)
+            if not isinstance(parent, h5py.Group):
+                continue
+            for leaf in parent:
+                if leaf not in seen and (row := _foreign_row(parent, leaf, kind)) is not None:
+                    seen.add(leaf)
+                    _add_found(found, kind, leaf, row)
+    found.state["dimensions"] = _highest_number(h5file) + 1
+    return found
+
+
+def _add_found(found: Catalogue, kind: Kind, leaf: str, row: Mapping[str, Any]) -> None:
+    explicit = "" if kind.leaf(row["name"], row["timestamp"]) == leaf else leaf
+    found.add(kind, leaf=explicit, **row)
+
+
+def _foreign_row(parent: h5py.Group, leaf: str, kind: Kind) -> dict[str, Any] | None:
+    """Return what can be told of a record without reading it; None for what is no record."""
+    if parent.get(leaf, getlink=True).__class__ is not h5py.HardLink:
+        return None
+    item = parent[leaf]
+    stem, _, stamp = leaf.rpartition("_")
+    timestamp = h5attrs.read_one(item.id, b"timestamp")
+    if isinstance(item, h5py.Group) and "timestamp" in item:
+        timestamp = item["timestamp"][()]
+    try:
+        moment = float(timestamp if timestamp is not None else stamp.partition("~")[0])
+    except (TypeError, ValueError):
+        return None
+    if not math.isfinite(moment):
+        return None
+    name = h5attrs.read_one(item.id, kind.label.encode()) if kind.label else None
+    return {
+        "timestamp": moment,
+        "name": str(name) if name is not None else (stem if kind.label else ""),
+        "length": _foreign_length(item, kind),
+        "version": int(h5attrs.read_one(item.id, b"schema_version") or FOREIGN),
+    }
+
+
+def _foreign_length(item: h5py.Group | h5py.Dataset, kind: Kind) -> int:
+    if kind.elastic is None or not isinstance(item, h5py.Group):
+        return 0
+    sized = (row.name for row in kind.variables if row.name in item)
+    first = next(sized, None)
+    return int(item[first].shape[0]) if first is not None and item[first].shape else 0
+
+
+def _highest_number(h5file: h5py.File) -> int:
+    highest = -1
+
+    def look(_: str, item: Any) -> None:
+        nonlocal highest
+        number = h5attrs.read_one(item.id, b"_Netcdf4Dimid")
+        if number is not None:
+            highest = max(highest, int(number))
+
+    h5file.visititems(look)
+    return highest
