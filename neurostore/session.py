@@ -1,21 +1,14 @@
-"""One open file: who may touch it when, and the one place that commits.
+"""Records in an open file: put there, taken out, and found again from any process.
 
-A `Session` is the only owner of HDF5 handles.  Writing goes through the crash-safe file under
-the writer lock; reading goes through the same handle while it is current, or else through HDF5's
-native driver under the reading lock.  The registry finds the session of a path by device and
-inode, so that a store in a loop costs a ``stat`` and not an open, and notices at once when the
-file was moved, replaced or removed.  What is stored, and as what, is decided elsewhere.
+A `Session` is an open file that knows records; `attach` finds the one of a path.  A
+`RecordSource` stands in a lazy array for the record whose values it reads, whatever was opened,
+closed, compacted or rotated meanwhile.  Locks, handles and commits are `neurostore.openfile`'s.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-import shutil
-import threading
-import time
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,367 +18,31 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neurostore import catalogue_file, journal, osio, reading, safefile, schema, tree
+from neurostore import osio, reading, schema, tree
 from neurostore.arrays import Key, Place
 from neurostore.catalogue import Catalogue, Entry
 from neurostore.errors import (
-    ClosedError,
     DamagedError,
-    LockTimeoutError,
     ReadOnlyError,
     RecordNotFoundError,
-    StoreError,
     StoreExistsError,
     StoreNotFoundError,
 )
-from neurostore.locks import FileLocks, hold_data_lock
-from neurostore.osio import Durability
+from neurostore.openfile import OpenFile
 from neurostore.reading import Part
-from neurostore.rebuilding import rebuild
 from neurostore.records import Record
-from neurostore.stencil import Layout, Stencils
+from neurostore.registry import Registry, key_of
+from neurostore.stencil import Layout
 from neurostore.tree import H5File
 
 __all__ = ["RecordSource", "Session", "attach", "close_all", "release"]
 
 
-#: Seconds that a reader waits for a commit to be applied.
-_PATIENCE = 30.0
-
-
-class Session:
-    """One open file of this process.
+class Session(OpenFile):
+    """An open file as the place of records.
 
     Get it from :func:`attach`; several stores may share it.
     """
-
-    def __init__(self, path: Path, key: tuple[int, int]) -> None:
-        self.path = path
-        self.key = key
-        self.mutex = threading.RLock()
-        #: Stores that hold this file; those that nobody holds any more leave by themselves.
-        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.closed = False
-        self._locks = FileLocks(path)
-        self._stencils: Stencils | None = None
-        self._file: safefile.CrashSafeFile | None = None
-        self._writer: H5File | None = None
-        self._stamper: tree.Stamper | None = None
-        self._reader: H5File | None = None
-        self._reader_state = b""
-        self._overlay: safefile.Overlay | None = None
-        self._state_fd = -1
-        self._state_offset = -1
-        self._catalogue: Catalogue | None = None
-        self._catalogue_of: object = None
-        #: One part of each structure, for the catalogue's codes.
-        self._templates: dict[int, dict[str, Part]] = {}
-        self._untouched = False
-        self._spoiled: BaseException | None = None
-        self._depth = 0
-
-    # -- reading ---------------------------------------------------------------------------
-
-    @contextmanager
-    def reading(self) -> Iterator[H5File]:
-        """Give the file as of the last commit, or as this thread's open batch sees it.
-
-        Nothing that is handed out may be kept for later look-ups of names.
-        """
-        with self.mutex:
-            self._check_open()
-            if self._depth:
-                assert self._writer is not None
-                yield self._writer
-                self._check_reads()
-                return
-            deadline = time.monotonic() + _PATIENCE
-            while True:
-                with self._locks.reading():
-                    if self._writer is not None and self._is_current():
-                        yield self._writer
-                        self._check_reads()
-                        return
-                    if self._is_readable():
-                        yield self._current_reader()
-                        return
-                self._finish_commit(deadline)
-
-    def _check_reads(self) -> None:
-        """HDF5 takes a failed read for zeros; say that it failed."""
-        if self._file is not None:
-            self._file.check()
-
-    def _is_readable(self) -> bool:
-        """Tell whether no commit is left half-way, under the reading lock."""
-        if self._reader is not None and self._state() == self._reader_state:
-            return True
-        if self._reader is not None:
-            self._close_reader()
-        return self._overlay is not None or not journal.pending(self.path)
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The time table, brought up to date."""
-        with self.reading() as h5file:
-            return self._catalogue_for(h5file)
-
-    def is_untouched(self) -> bool:
-        """Tell whether only neurostore has written to the file since its last commit.
-
-        Then the catalogue's word on the structure of a record can be taken.  A commit sets the
-        file's time of modification to the one it notes; anybody else's writing changes it.
-        """
-        if self._depth == 0 and self._catalogue is not None:
-            modified = os.fstat(self._state_fd).st_mtime_ns
-            self._untouched = modified == self._catalogue.state["modified"]
-        return self._untouched
-
-    def _catalogue_for(self, h5file: H5File) -> Catalogue:
-        if self._catalogue is None or self._catalogue_of is not h5file:
-            found = catalogue_file.read(h5file)
-            self._catalogue = found if found is not None else rebuild(h5file)
-            self._catalogue_of = h5file
-            self._templates = {}
-        return self._catalogue
-
-    def _is_current(self) -> bool:
-        assert self._file is not None
-        return self._state() == self._file.file_id + self._file.generation.to_bytes(8, "little")
-
-    def _state(self) -> bytes:
-        """Read the file id and generation as they are on disk, without HDF5."""
-        if self._state_fd < 0 or self._state_offset < 0:
-            return b""
-        return os.pread(self._state_fd, journal.STATE_SIZE, self._state_offset)
-
-    def _current_reader(self) -> H5File:
-        if self._reader is None:
-            if self._overlay is not None:
-                self._reader = safefile.open_h5(self._overlay, write=False)
-            else:
-                self._reader = tree.open_native(self.path)
-            self._remember_state(self._reader)
-            self._reader_state = self._state()
-        return self._reader
-
-    def _finish_commit(self, deadline: float) -> None:
-        """Apply what a dead writer left; read through it where the file cannot be written.
-
-        A living writer is about to apply it: that takes a moment.
-        """
-        try:
-            self._locks.acquire_writer(0.05)
-        except LockTimeoutError:
-            if time.monotonic() > deadline:
-                raise
-            return
-        except ReadOnlyError:
-            self._overlay = safefile.Overlay(self.path)
-            return
-        try:
-            journal.recover(self.path, applying=self._locks.applying, settle=True)
-        finally:
-            self._locks.release_writer()
-
-    def _remember_state(self, h5file: H5File) -> None:
-        if self._state_offset < 0 and tree.has_catalogue(h5file):
-            with suppress(KeyError):
-                self._state_offset = catalogue_file.state_offset(h5file)
-        if self._state_fd < 0:
-            self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def read_values(
-        self, source: RecordSource, address: str, selection: Key | None
-    ) -> np.ndarray[Any, Any]:
-        """Return values of one dataset as they are on disk; the one place that reads chunks."""
-        with self.reading() as h5file:
-            source.check(self._catalogue_for(h5file))
-            return tree.read_values(h5file, str(self.path), address, selection)
-
-    # -- writing ---------------------------------------------------------------------------
-
-    @contextmanager
-    def writing(self, *, timeout: float, durability: Durability) -> Iterator[Catalogue]:
-        """Hold the file for writing; leaving without an exception is one commit.
-
-        Calls may be nested: the outermost commits.  After an exception nothing of it is left,
-        neither in the file nor in memory.
-        """
-        with self.mutex:
-            self._check_open()
-            if self._depth:
-                with self._spoiling():
-                    yield self.catalogue
-                return
-            self._locks.acquire_writer(timeout)
-            try:
-                self._open_writer(durability)
-                self._depth = 1
-                self._spoiled = None
-                try:
-                    assert self._writer is not None
-                    held = self._catalogue_for(self._writer)
-                    self._distrust_if_touched(held)
-                    yield held
-                    if self._spoiled is not None:
-                        raise StoreError(
-                            f"{self.path}: something failed inside the batch, so nothing of the "
-                            f"batch was stored: {self._spoiled}"
-                        ) from self._spoiled
-                    self.commit()
-                except BaseException:
-                    self._roll_back()
-                    raise
-                finally:
-                    self._depth = 0
-            finally:
-                self._locks.release_writer()
-
-    @contextmanager
-    def _spoiling(self) -> Iterator[None]:
-        """Remember a failure in mid-write: half a record must not be committed with the rest."""
-        try:
-            yield
-        except BaseException as error:
-            self._spoiled = error
-            raise
-
-    def _distrust_if_touched(self, held: Catalogue) -> None:
-        """Note that somebody else wrote: this commit would hide it from :meth:`is_untouched`."""
-        modified = os.fstat(self._state_fd).st_mtime_ns
-        if modified != held.state["modified"] and held.state["modified"]:
-            held.state["trusted_from"] = held.state["serial"]
-
-    @contextmanager
-    def exclusive(self, *, timeout: float, durability: Durability) -> Iterator[None]:
-        """Hold the writer lock with no handle open, to put another file in this one's place."""
-        with self.mutex:
-            self._check_open()
-            if self._depth:
-                raise ClosedError(f"{self.path}: not inside a batch; end the batch first")
-            with self.writing(timeout=timeout, durability=durability):
-                pass
-            self._locks.acquire_writer(timeout)
-            try:
-                self._settle()
-                yield
-            finally:
-                self._locks.release_writer()
-
-    def _settle(self) -> None:
-        """Bring the last commit to the medium and close every handle, under the writer lock."""
-        self._close_reader()
-        writer, self._writer, self._stamper = self._writer, None, None
-        file, self._file = self._file, None
-        self._catalogue = self._catalogue_of = None
-        if writer is not None and file is not None:
-            if file.moved():
-                file.abandon()
-            writer.close()
-            file.close()
-        journal.recover(self.path, applying=self._locks.applying, settle=True)
-
-    def release_reader(self) -> None:
-        """Close the reading handle, before the file gets another name."""
-        with self.mutex:
-            self._close_reader()
-
-    def replace(self, temporary: Path, durability: Durability) -> None:
-        """Put a finished file in the place of this one, inside :meth:`exclusive`."""
-        self._close_reader()
-        shutil.copymode(self.path, temporary)
-        with self._locks.applying():
-            osio.replace(temporary, self.path, durability=durability)
-        self._forget_inode()
-
-    def _forget_inode(self) -> None:
-        if self._state_fd >= 0:
-            os.close(self._state_fd)
-        self._state_fd = self._state_offset = -1
-        key = _key(self.path)
-        assert key is not None
-        _rekey(self, key)
-
-    def commit(self) -> None:
-        """Make everything written so far one durable step; the only place that does."""
-        assert self._writer is not None
-        assert self._file is not None
-        assert self._stamper is not None
-        assert self._catalogue is not None
-        now = time.time_ns()
-        self._catalogue.state["modified"] = now
-        self._stamper.write_catalogue(self._catalogue)
-        self._writer.flush()
-        self._file.commit()
-        with suppress(OSError):  # not the owner: then the catalogue is not taken at its word
-            os.utime(self.path, ns=(now, now))
-
-    def _open_writer(self, durability: Durability) -> None:
-        if self._writer is not None:
-            assert self._file is not None
-            if not self._file.moved() and self._file.error is None:
-                self._file.durability = durability
-                return
-            self._drop_writer()
-        self._close_reader()
-        journal.recover(self.path, applying=self._locks.applying, durability=durability)
-        self._ensure_catalogue(durability)
-        self._file = safefile.CrashSafeFile(
-            self.path,
-            state_offset=self._state_offset,
-            applying=self._locks.applying,
-            durability=durability,
-        )
-        try:
-            hold_data_lock(self._file.fileno(), self.path)
-            self._writer = safefile.open_h5(self._file)
-            self._stencils = self._stencils or Stencils()
-            self._stamper = tree.Stamper(self._writer, self._file, self._stencils)
-        except BaseException:
-            self._drop_writer()
-            raise
-
-    def _ensure_catalogue(self, durability: Durability) -> None:
-        """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""
-        with tree.open_native(self.path) as h5file:
-            if catalogue_file.read(h5file) is not None:
-                self._remember_state(h5file)
-                return
-        temporary = self.path.with_name(f".{self.path.name[:200]}-{os.getpid()}-adopted")
-        try:
-            tree.adopt(self.path, str(temporary))
-            self.replace(temporary, durability)
-        finally:
-            temporary.unlink(missing_ok=True)
-        with tree.open_native(self.path) as h5file:
-            self._remember_state(h5file)
-
-    def _roll_back(self) -> None:
-        """Forget what is uncommitted; the handle is opened anew when it is next needed."""
-        self._catalogue = self._catalogue_of = None
-        writer, self._writer, self._stamper = self._writer, None, None
-        file, self._file = self._file, None
-        if writer is None or file is None:
-            return
-        if file.error is not None:
-            file.abandon()
-        writer.close()
-        if file.error is None:
-            file.rollback()
-        file.close()
-
-    def _drop_writer(self) -> None:
-        """Let go of a handle whose file has moved on, without writing a byte through it."""
-        self._catalogue = self._catalogue_of = None
-        writer, self._writer, self._stamper = self._writer, None, None
-        file, self._file = self._file, None
-        if file is not None:
-            file.abandon()
-        if writer is not None:
-            writer.close()
-        if file is not None:
-            file.release()
 
     def put(self, record: Record, layout: Layout, taken: Callable[[str], bool]) -> str:
         """Write one record, inside :meth:`writing`; return its id.
@@ -427,7 +84,13 @@ class Session:
         for position, part in enumerate(entry.kind.parts):
             tree.set_aside(self._writer, f"{part.path}/{entry.id}", number, position)
 
-    # -- records ---------------------------------------------------------------------------
+    def read_values(
+        self, source: RecordSource, address: str, selection: Key | None
+    ) -> np.ndarray[Any, Any]:
+        """Return values of one dataset as they are on disk; the one place that reads chunks."""
+        with self.reading() as h5file:
+            source.check(self._catalogue_for(h5file))
+            return tree.read_values(h5file, str(self.path), address, selection)
 
     def open_record(self, entry: Entry) -> tuple[xr.Dataset, dict[str, Place]]:
         """Return one record, lazily, and where the values of its variables are."""
@@ -533,64 +196,6 @@ class Session:
         with self.reading() as h5file:
             return tree.top_groups(h5file)
 
-    # -- the end ---------------------------------------------------------------------------
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ClosedError(f"{self.path}: the store is closed; open it again")
-
-    def _close_reader(self) -> None:
-        reader, self._reader = self._reader, None
-        overlay, self._overlay = self._overlay, None
-        if reader is not None:
-            if self._catalogue_of is reader:
-                self._catalogue = self._catalogue_of = None
-            reader.close()
-        if overlay is not None:
-            overlay.close()
-
-    def check_idle(self) -> None:
-        """Raise inside a batch of this thread; wait for the end of another's."""
-        with self.mutex:
-            if self._depth:
-                raise StoreError(f"{self.path}: closed inside a batch; end the batch first")
-
-    def close(self) -> None:
-        """Settle the last commit and let the file go; closing twice is fine."""
-        with self.mutex:
-            if self.closed:
-                return
-            self.check_idle()
-            self.closed = True
-            self._close_reader()
-            self._close_writer()
-            if self._stencils is not None:
-                self._stencils.close()
-            if self._state_fd >= 0:
-                os.close(self._state_fd)
-                self._state_fd = -1
-            self._locks.close()
-        _forget(self)
-
-    def _close_writer(self) -> None:
-        if self._writer is None or self._file is None:
-            return
-        try:
-            self._locks.acquire_writer(0.5)
-        except (LockTimeoutError, ReadOnlyError):
-            self._drop_writer()  # somebody else writes; what we committed is in the file already
-            return
-        try:
-            if self._file.error is not None or self._file.moved():
-                self._drop_writer()
-                return
-            writer, self._writer, self._stamper = self._writer, None, None
-            writer.close()
-            self._file.close()
-            self._file = None
-        finally:
-            self._locks.release_writer()
-
 
 def _kind_at(address: str) -> schema.Kind | None:
     parent = address.rpartition("/")[0]
@@ -638,12 +243,9 @@ class RecordSource:
             )
 
 
-# -- the registry ----------------------------------------------------------------------------
+# -- the sessions of this process --------------------------------------------------------------
 
-_sessions: OrderedDict[tuple[int, int], Session] = OrderedDict()
-_guard = threading.RLock()
-#: Files that stay open between calls; beyond it the least recently used idle one is closed.
-_MOST = 64
+_open: Registry[Session] = Registry()
 
 
 def attach(path: Path, mode: str, user: object = None) -> Session:
@@ -661,26 +263,21 @@ def attach(path: Path, mode: str, user: object = None) -> Session:
     ------
     StoreNotFoundError, StoreExistsError, NotAStoreError, ReadOnlyError
     """
-    with _guard:
-        key = _key(path)
+    with _open.guard:
+        key = key_of(path)
         if key is None:
             if mode == "r":
                 raise StoreNotFoundError(f"{path}: there is no such file; mode 'a' would make one")
             create(path)
-            key = _key(path)
+            key = key_of(path)
             assert key is not None
         elif mode == "x":
             raise StoreExistsError(f"{path}: exists already; open it with mode 'a' or 'r'")
-        session, leaving = _sessions.get(key), []
+        session, leaving = _open.get(key), []
         if session is None or session.path != path:
-            leaving = [s for s in _sessions.values() if s.path == path]
             tree.check_signature(path)
-            session = Session(path, key)
-            _sessions[key] = session
-            leaving += _idle(session)
-        for other in leaving:
-            _forget(other)
-        _sessions.move_to_end(key)
+            session = Session(path, key, _open)
+            leaving = _open.add(session)
         if user is not None:
             session.users.add(user)
     # Closing waits for whoever reads there, who may be waiting for the guard.
@@ -705,35 +302,13 @@ def _pinned(path: Path) -> Iterator[Session]:
 
 def release(session: Session, user: object, close: bool = False) -> None:
     """Give a session up; with ``close``, the last user closes it."""
-    with _guard:
+    with _open.guard:
         session.users.discard(user)
         closing = close and not session.users
         if closing:
-            _forget(session)
+            _open.forget(session)
     if closing:
         session.close()
-
-
-def _key(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
-        raise StoreNotFoundError(f"{path}: a part of the path is a file") from None
-    return found.st_dev, found.st_ino
-
-
-def _idle(spared: Session) -> list[Session]:
-    """Return the sessions that nobody uses and that are too many, the longest unused first."""
-    idle = [s for s in _sessions.values() if not s.users and s is not spared]
-    return idle[: max(0, len(_sessions) - _MOST)]
-
-
-def _forget(session: Session) -> None:
-    with _guard:
-        if _sessions.get(session.key) is session:
-            del _sessions[session.key]
 
 
 def create(path: Path) -> None:
@@ -746,28 +321,14 @@ def create(path: Path) -> None:
         raise ReadOnlyError(f"{path}: cannot be made: {error.strerror}") from error
 
 
-def _rekey(session: Session, key: tuple[int, int]) -> None:
-    with _guard:
-        _forget(session)
-        session.key = key
-        _sessions[key] = session
-
-
 def close_all() -> None:
     """Close every file that this process has open; called at exit."""
-    with _guard:
-        for session in list(_sessions.values()):
-            with suppress(OSError):
-                session.close()
-
-
-def _after_fork() -> None:
-    """Leave a child none of its parent's files: it opens its own, and writes through no other."""
-    global _guard
-    _guard = threading.RLock()
-    _sessions.clear()
+    for session in _open.all():
+        with suppress(OSError):
+            session.close()
 
 
 atexit.register(close_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    # A child has none of its parent's files: it opens its own, and writes through no other.
+    os.register_at_fork(after_in_child=_open.reset)

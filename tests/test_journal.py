@@ -25,7 +25,8 @@ from crash import FULL, FaultyIO, Image, Op, RecordingIO, State, crash_states, k
 from neurostore.errors import ClosedError, StoreError, StoreExistsError, WriteError
 from neurostore.journal import HEADER, Journal, journal_path, pending, read_journal, recover
 from neurostore.osio import IO, OsIO, create, replace
-from neurostore.safefile import CrashSafeFile, Overlay, open_h5
+from neurostore.overlay import Overlay
+from neurostore.safefile import CrashSafeFile, open_h5
 
 FILE_ID = bytes(range(16))
 Commit = Callable[[], None]

@@ -1,0 +1,98 @@
+"""Which files this process has open, by device and inode.
+
+A store in a loop costs a ``stat`` and not an open, and notices at once when the file was moved,
+replaced or removed.  The registry opens nothing: it finds, counts and lets go.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Collection
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from neurostore.errors import StoreNotFoundError
+
+__all__ = ["Key", "Registry", "key_of"]
+
+#: Device and inode.
+Key = tuple[int, int]
+#: Files that stay open between calls; beyond it the least recently used idle one is closed.
+_MOST = 64
+
+
+class OpenedFile(Protocol):
+    """What the registry has to know of an open file."""
+
+    path: Path
+    key: Key
+
+    @property
+    def users(self) -> Collection[object]:
+        """Who holds it; one that nobody holds may be closed."""
+
+
+File = TypeVar("File", bound=OpenedFile)
+
+
+def key_of(path: Path) -> Key | None:
+    """Return what names the file at ``path`` whatever its path, or None where there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise StoreNotFoundError(f"{path}: a part of the path is a file") from None
+    return found.st_dev, found.st_ino
+
+
+class Registry(Generic[File]):
+    """The open files of a process; `guard` is held around anything that reads and then changes."""
+
+    def __init__(self) -> None:
+        self.guard = threading.RLock()
+        self._files: OrderedDict[Key, File] = OrderedDict()
+
+    def get(self, key: Key) -> File | None:
+        """Return the file with this key, now the most recently used."""
+        if key in self._files:
+            self._files.move_to_end(key)
+        return self._files.get(key)
+
+    def add(self, file: File) -> list[File]:
+        """Take in a file; return, forgotten, those that are to be closed for it.
+
+        These are the ones that had its path before, and the longest unused beyond the limit.
+        """
+        leaving = [other for other in self._files.values() if other.path == file.path]
+        self._files[file.key] = file
+        idle = [other for other in self._files.values() if not other.users and other is not file]
+        leaving += idle[: max(0, len(self._files) - _MOST)]
+        for other in leaving:
+            self.forget(other)
+        return leaving
+
+    def forget(self, file: File) -> None:
+        """Take out a file; fine where it is out already."""
+        with self.guard:
+            if self._files.get(file.key) is file:
+                del self._files[file.key]
+
+    def rekey(self, file: File, key: Key) -> None:
+        """Note that a file has another inode now."""
+        with self.guard:
+            self.forget(file)
+            file.key = key
+            self._files[key] = file
+
+    def all(self) -> list[File]:
+        """Return every file."""
+        with self.guard:
+            return list(self._files.values())
+
+    def reset(self) -> None:
+        """Forget everything, in a forked child: its parent's threads may hold the guard."""
+        self.guard = threading.RLock()
+        self._files.clear()
