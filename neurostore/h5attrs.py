@@ -13,7 +13,17 @@ import h5py
 import numpy as np
 from h5py import h5a, h5s, h5t
 
-__all__ = ["Packed", "fill", "overwrite", "pack", "read_all", "read_one", "reserve", "write"]
+__all__ = [
+    "Packed",
+    "fill",
+    "overwrite",
+    "pack",
+    "packed",
+    "read_all",
+    "read_one",
+    "reserve",
+    "write",
+]
 
 #: Name, value and whether the value is text: an attribute ready to be written.
 Packed = tuple[bytes, Any, bool]
@@ -52,7 +62,8 @@ def write(location: Any, attribute: Packed) -> None:
     dtype, shape, raw = value
     array = np.frombuffer(raw, dtype).reshape(shape)
     space = h5s.create_simple(shape) if shape else _SCALAR
-    h5a.create(location, name, h5t.py_create(array.dtype), space).write(array)
+    kind = _number_type(array.dtype)
+    h5a.create(location, name, kind, space).write(array, kind)
 
 
 def reserve(location: Any, name: bytes, size: int) -> None:
@@ -67,7 +78,13 @@ def fill(location: Any, name: bytes, text: bytes, size: int) -> None:
 
 def overwrite(location: Any, name: bytes, values: np.ndarray[Any, Any]) -> None:
     """Give an existing numeric attribute of the same shape new values."""
-    h5a.open(location, name).write(values)
+    h5a.open(location, name).write(values, _number_type(values.dtype))
+
+
+@lru_cache(maxsize=256)
+def _number_type(dtype: np.dtype[Any]) -> Any:
+    # Kept, because h5py would make it anew for every attribute, which costs as much as the rest.
+    return h5t.py_create(dtype)
 
 
 @lru_cache(maxsize=256)
@@ -88,6 +105,19 @@ def read_all(location: Any, skip: frozenset[bytes] = frozenset()) -> list[tuple[
         for name in names
         if name not in HIDDEN and name not in skip
     ]
+
+
+def packed(location: Any, skip: frozenset[bytes] = frozenset()) -> list[Packed]:
+    """Return the attributes of an object in the form in which they were written."""
+    found = []
+    for name, value in read_all(location, skip):
+        if isinstance(value, str):
+            found.append((name.encode(), value.encode("utf-8", "surrogateescape"), True))
+        elif isinstance(value, list):  # a list of texts, which only others write
+            found.append((name.encode(), repr(value).encode(), True))
+        else:
+            found.append(pack(name, value))
+    return found
 
 
 def read_one(location: Any, name: bytes) -> Any:

@@ -283,7 +283,7 @@ def _attrs(ds: Draft, kind: Kind) -> dict[str, Any]:
     return stored
 
 
-_STAMPS = frozenset({"kind", "id", "schema_version", "coordinates"})
+_STAMPS = frozenset({"kind", "id", "schema_version", "coordinates", "content_hash"})
 
 
 def _details(value: Any, what: str) -> str:

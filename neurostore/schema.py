@@ -16,8 +16,8 @@ from neurostore import names
 
 __all__ = ["KINDS", "SCHEMA_VERSION", "Kind", "Part", "Variable", "infer", "kind_of"]
 
-#: Version of the layout that is stamped on every part.
-SCHEMA_VERSION = 1
+#: Version of the layout that is stamped on every part; 2 brought the content hash.
+SCHEMA_VERSION = 2
 
 #: Scalar coordinate of every record: float seconds.
 TIMESTAMP = "timestamp"

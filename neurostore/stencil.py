@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5ds, h5g, h5o, h5p, h5s, h5t
 
-from neurostore import filters, h5attrs
+from neurostore import content, filters, h5attrs
 from neurostore.filters import Pipeline
 from neurostore.h5attrs import Packed
 from neurostore.records import LINK_ATTR, Column, Piece
@@ -30,6 +30,8 @@ __all__ = ["Layout", "Stamped", "Stencils"]
 _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.         0"
 #: Prefix for a variable that has the name of a dimension it does not label (netCDF-C, nc4hdf.c).
 _NON_COORD = "_nc4_non_coord_"
+#: Type of such a scale, as netCDF-C makes it.
+_BARE_DTYPE = ">f4"
 _REFERENCES = h5t.vlen_create(h5t.STD_REF_OBJ)
 #: Records for which the filters found on one are taken on trust.
 _TRUSTED = 31
@@ -103,6 +105,10 @@ class _Stencil:
     slots: tuple[_Stamping, ...]
     #: Variables with several axes that are scales: netCDF-C wants their dimension numbers.
     numbered: tuple[int, ...]
+    #: Sum of those items of the content hash that all records of the stencil share.
+    shared: int
+    #: Text of the shapes of its datasets, cut where the elastic length goes.
+    shapes: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -166,9 +172,12 @@ class Stencils:
         h5o.copy(self._file.id, stencil.name, parent, leaf)
         group = h5g.open(parent, leaf)
         h5attrs.fill(group, b"id", leaf, plan.id_room)
-        for name, value in varying.items():
-            h5attrs.write(group, h5attrs.pack(name, value))
-        stored = _fill(group, stencil, plan, piece.columns, first_number)
+        own = [h5attrs.pack(name, value) for name, value in varying.items()]
+        for attribute in own:
+            h5attrs.write(group, attribute)
+        stored, total = _fill(group, stencil, plan, piece.columns, first_number)
+        total += content.attributes(b"", [*plan.attrs, (b"id", leaf, True), *own])
+        content.fill(group, total)
         return Stamped(stored, len(plan.dims))
 
     def _plan(self, piece: Piece, layout: Layout, elastic: str | None, id_room: int) -> _Plan:
@@ -268,6 +277,7 @@ def _draw(h5file: h5py.File, name: bytes, plan: _Plan) -> _Stencil:
     for attribute in plan.attrs:
         h5attrs.write(group, attribute)
     h5attrs.reserve(group, b"id", plan.id_room)
+    h5attrs.reserve(group, content.HASH_ATTR, content.SIZE)
     scales = {plan.scale_slot(axis) for axis in range(len(plan.dims))} - {None}
     for number, slot in enumerate(plan.slots):
         _draw_variable(group, slot, plan, number in scales)
@@ -279,7 +289,31 @@ def _draw(h5file: h5py.File, name: bytes, plan: _Plan) -> _Stencil:
         tuple((dim.link.encode(), dim.elastic) for dim in plan.dims),
         tuple(_stamping(slot, plan, number in scales) for number, slot in enumerate(plan.slots)),
         tuple(n for n in scales if n is not None and len(plan.slots[n].axes) > 1),
+        _shared(plan, {number for number in scales if number is not None}),
+        content.shape_text(_shapes(plan)),
     )
+
+
+def _shapes(plan: _Plan) -> dict[bytes, tuple[int, ...]]:
+    sizes = tuple(-1 if dim.elastic else dim.size for dim in plan.dims)
+    shapes = {dim.link.encode(): (size,) for dim, size in zip(plan.dims, sizes, strict=True)}
+    return shapes | {s.link.encode(): tuple(sizes[axis] for axis in s.axes) for s in plan.slots}
+
+
+def _shared(plan: _Plan, scales: set[int]) -> int:
+    """Sum up what the content hash says of attributes, types and dimensions of the variables."""
+    links = [dim.link.encode() for dim in plan.dims]
+    total = 0
+    for number, slot in enumerate(plan.slots):
+        link = slot.link.encode()
+        dims = [] if number in scales else [links[axis] for axis in slot.axes]
+        total += content.attributes(link, slot.attrs) + content.variable(link, slot.dtype, dims)
+    for axis, dim in enumerate(plan.dims):
+        if plan.scale_slot(axis) is None:
+            attrs = [h5attrs.pack(LINK_ATTR, dim.name)] if dim.link != dim.name else []
+            total += content.attributes(links[axis], attrs)
+            total += content.variable(links[axis], _BARE_DTYPE, [])
+    return total
 
 
 def _stamping(slot: _Slot, plan: _Plan, is_scale: bool) -> _Stamping:
@@ -323,7 +357,8 @@ def _draw_bare_dimension(group: h5g.GroupID, dim: _Dim) -> None:
     if dim.elastic:
         properties.set_chunk((dim.size,))
     space = _space((dim.size,), (dim.elastic,))
-    dataset = h5d.create(group, dim.link.encode(), h5t.IEEE_F32BE, space, properties)
+    kind = h5t.py_create(np.dtype(_BARE_DTYPE))
+    dataset = h5d.create(group, dim.link.encode(), kind, space, properties)
     h5ds.set_scale(dataset, _NO_VARIABLE)
     _number(dataset, 0)
     if dim.link != dim.name:
@@ -347,11 +382,12 @@ def _fill(
     plan: _Plan,
     columns: tuple[Column, ...],
     first_number: int,
-) -> int:
-    """Do what differs from record to record; return the stored bytes."""
+) -> tuple[int, int]:
+    """Do what differs from record to record; return stored bytes and content hash."""
     opened = [h5d.open(group, link, access) for link, _, _, access in stencil.slots]
     by_link = {slot[0]: dataset for slot, dataset in zip(stencil.slots, opened, strict=True)}
     sizes = _sizes(columns)
+    length = next((sizes[dim.name] for dim in plan.dims if dim.elastic), 0)
     scales = []
     for axis, (link, elastic) in enumerate(stencil.scales):
         scale = by_link.get(link) or h5d.open(group, link)
@@ -368,8 +404,17 @@ def _fill(
         if number in stencil.numbered:
             numbers = np.array([first_number + axis for axis in plan.slots[number].axes], np.int32)
             h5attrs.overwrite(dataset, b"_Netcdf4Coordinates", numbers)
+    total = stencil.shared + content.sizes_with(stencil.shapes, length)
     # Chunks last: they then lie side by side, and go out in one piece.
-    return sum(
-        filters.write(dataset, column.values, slot.pipeline)
-        for dataset, column, slot in zip(opened, columns, plan.slots, strict=True)
-    )
+    stored = 0
+    checksums: list[filters.Checksum] = []
+    for (link, *_), dataset, column, slot in zip(
+        stencil.slots, opened, columns, plan.slots, strict=True
+    ):
+        stored += filters.write(dataset, column.values, slot.pipeline, checksums)
+        if slot.pipeline.chunks is None and column.values.size:
+            total += content.values(link, column.values.tobytes())
+        for offset, checksum in checksums:
+            total += content.chunk(link, offset, checksum)
+        checksums.clear()
+    return stored, total

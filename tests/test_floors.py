@@ -28,6 +28,7 @@ FLOORS = {
     "h5attrs": 1,
     "records": 1.5,
     "safefile": 1.5,
+    "content": 2,
     "filters": 2,
     "rawcopy": 2,
     "stencil": 2.5,

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from .pipeline import COMPACT_BYTES, Pipeline, check_options, choose, chunk_shape, length_class
 from .reading import read
-from .writing import write
+from .writing import Checksum, write
 
 __all__ = [
     "COMPACT_BYTES",
+    "Checksum",
     "Pipeline",
     "check_options",
     "choose",

@@ -15,9 +15,16 @@ from .pipeline import Pipeline
 from .threads import each
 
 Slices = tuple[slice, ...]
+#: Offset and checksum of a chunk: the last four of its stored bytes.
+Checksum = tuple[tuple[int, ...], bytes]
 
 
-def write(dataset: h5py.h5d.DatasetID, array: Array, pipeline: Pipeline) -> int:
+def write(
+    dataset: h5py.h5d.DatasetID,
+    array: Array,
+    pipeline: Pipeline,
+    checksums: list[Checksum] | None = None,
+) -> int:
     """Write a whole array into a dataset that was created with the pipeline.
 
     Large arrays are encoded in threads and handed over in order, a bounded number of chunks at a
@@ -32,6 +39,8 @@ def write(dataset: h5py.h5d.DatasetID, array: Array, pipeline: Pipeline) -> int:
         not checked, since the one caller has just created the dataset for them.
     pipeline : Pipeline
         What the dataset was created with.
+    checksums : list, optional
+        Takes the offset and the Fletcher32 of every chunk that is written.
 
     Returns
     -------
@@ -43,11 +52,15 @@ def write(dataset: h5py.h5d.DatasetID, array: Array, pipeline: Pipeline) -> int:
         return 0
     if not pipeline.by_hand:
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.asarray(array, order="C"))
+        if checksums is not None and pipeline.chunks is not None:
+            checksums += _of_hdf5(dataset)
         return int(dataset.get_storage_size())
     assert pipeline.chunks is not None
     if all(n <= chunk for n, chunk in zip(array.shape, pipeline.chunks, strict=True)):
         data = _encoded(array, pipeline)
         dataset.write_direct_chunk((0,) * array.ndim, data)
+        if checksums is not None:
+            checksums.append(((0,) * array.ndim, data[-4:]))
         return len(data)
     tiles = _tiles(array.shape, pipeline.chunks)
 
@@ -59,7 +72,16 @@ def write(dataset: h5py.h5d.DatasetID, array: Array, pipeline: Pipeline) -> int:
     for offset, data in each(encode, tiles, array.nbytes, chunk_bytes):
         dataset.write_direct_chunk(offset, data)
         stored += len(data)
+        if checksums is not None:
+            checksums.append((offset, data[-4:]))
     return stored
+
+
+def _of_hdf5(dataset: h5py.h5d.DatasetID) -> Iterator[Checksum]:
+    """Read back what the filters of HDF5 made; without a chunk cache it is in the file."""
+    for number in range(dataset.get_num_chunks()):
+        offset = dataset.get_chunk_info(number).chunk_offset
+        yield offset, dataset.read_direct_chunk(offset)[1][-4:]
 
 
 def _tiles(
