@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neurostore import times, tree
 from neurostore.errors import ValidationError
-from neurostore.osio import Durability
+from neurostore.osio import Durability, discard
 from neurostore.querying import kind_of
 from neurostore.schema import KINDS
 from neurostore.session import Session
@@ -69,7 +69,7 @@ def compact(session: Session, durability: Durability) -> None:
         tree.copy_live(session.path, temporary)
         session.replace(temporary, durability)
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary, session.io)
 
 
 def rotate(session: Session, durability: Durability) -> Path:
@@ -80,14 +80,14 @@ def rotate(session: Session, durability: Durability) -> Path:
     try:
         tree.build_next(session.path, fresh, rotated.name)
         # Two names for one file, then one of them for the new one: there is always a file.
-        os.link(session.path, rotated)
+        session.io.link(str(session.path), str(rotated))
         try:
             session.replace(fresh, durability)
         except BaseException:
-            rotated.unlink(missing_ok=True)
+            discard(rotated, session.io)
             raise
     finally:
-        fresh.unlink(missing_ok=True)
+        discard(fresh, session.io)
     return rotated
 
 

@@ -26,7 +26,7 @@ from neurostore.errors import (
     StoreError,
 )
 from neurostore.locks import FileLocks, hold_data_lock
-from neurostore.osio import Durability
+from neurostore.osio import IO, Durability, OsIO
 from neurostore.reading import Part
 from neurostore.rebuilding import rebuild
 from neurostore.registry import Key, Registry, key_of
@@ -48,11 +48,14 @@ class OpenFile:
         Where it is, and device and inode of what is there.
     registry
         The files of this process, this one among them.
+    io
+        The operations of the operating system, for all that is written.
     """
 
-    def __init__(self, path: Path, key: Key, registry: Registry[Any]) -> None:
+    def __init__(self, path: Path, key: Key, registry: Registry[Any], io: IO | None = None) -> None:
         self.path = path
         self.key = key
+        self.io: IO = io or OsIO()
         self._registry = registry
         self.mutex = threading.RLock()
         #: Stores that hold this file; those that nobody holds any more leave by themselves.
@@ -114,7 +117,7 @@ class OpenFile:
             return True
         if self._reader is not None:
             self._close_reader()
-        return self._overlay is not None or not journal.pending(self.path)
+        return self._overlay is not None or not journal.pending(self.path, io=self.io)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -173,10 +176,10 @@ class OpenFile:
                 raise
             return
         except ReadOnlyError:
-            self._overlay = overlay.Overlay(self.path)
+            self._overlay = overlay.Overlay(self.path, io=self.io)
             return
         try:
-            journal.recover(self.path, applying=self._locks.applying, settle=True)
+            journal.recover(self.path, applying=self._locks.applying, settle=True, io=self.io)
         finally:
             self._locks.release_writer()
 
@@ -268,7 +271,7 @@ class OpenFile:
                 file.abandon()
             writer.close()
             file.close()
-        journal.recover(self.path, applying=self._locks.applying, settle=True)
+        journal.recover(self.path, applying=self._locks.applying, settle=True, io=self.io)
 
     def release_reader(self) -> None:
         """Close the reading handle, before the file gets another name."""
@@ -280,7 +283,7 @@ class OpenFile:
         self._close_reader()
         shutil.copymode(self.path, temporary)
         with self._locks.applying():
-            osio.replace(temporary, self.path, durability=durability)
+            osio.replace(temporary, self.path, durability=durability, io=self.io)
         self._forget_inode()
 
     def _forget_inode(self) -> None:
@@ -313,13 +316,14 @@ class OpenFile:
                 return
             self._drop_writer()
         self._close_reader()
-        journal.recover(self.path, applying=self._locks.applying, durability=durability)
+        journal.recover(self.path, applying=self._locks.applying, durability=durability, io=self.io)
         self._ensure_catalogue(durability)
         self._file = safefile.CrashSafeFile(
             self.path,
             state_offset=self._state_offset,
             applying=self._locks.applying,
             durability=durability,
+            io=self.io,
         )
         try:
             hold_data_lock(self._file.fileno(), self.path)
@@ -341,7 +345,7 @@ class OpenFile:
             tree.adopt(self.path, str(temporary))
             self.replace(temporary, durability)
         finally:
-            temporary.unlink(missing_ok=True)
+            osio.discard(temporary, self.io)
         with tree.open_native(self.path) as h5file:
             self._remember_state(h5file)
 

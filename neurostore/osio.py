@@ -17,7 +17,17 @@ from typing import Any, Final, Literal, Protocol
 
 from neurostore.errors import StoreExistsError, WriteError
 
-__all__ = ["IO", "Durability", "OsIO", "create", "read_all", "refused", "replace", "write_all"]
+__all__ = [
+    "IO",
+    "Durability",
+    "OsIO",
+    "create",
+    "discard",
+    "read_all",
+    "refused",
+    "replace",
+    "write_all",
+]
 
 Durability = Literal["power", "process"]
 Bytes = bytes | bytearray | memoryview
@@ -197,6 +207,12 @@ def replace(
         raise refused(path, "replacing the file", error, "the old file stands") from error
 
 
+def discard(path: str | os.PathLike[str], io: IO) -> None:
+    """Remove a name, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        io.unlink(os.fspath(path))
+
+
 def create(
     path: str | os.PathLike[str],
     build: Callable[[str], object],
@@ -234,8 +250,7 @@ def create(
                 _sync_path(io, temporary)
             _name(io, temporary, path)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                io.unlink(temporary)
+            discard(temporary, io)
         if durability == "power":
             io.sync_directory(folder)
     except FileExistsError as error:

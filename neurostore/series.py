@@ -24,7 +24,7 @@ def members(session: Session) -> Iterator[Session]:
     for name in reversed(session.catalogue.older):
         path = session.path.parent / name
         try:
-            yield attach(path, "r")
+            yield attach(path, "r", io=session.io)
         except StoreNotFoundError:
             _log.warning(
                 "%s: the rotated file %s is not there; its records are left out", session.path, path

@@ -29,6 +29,7 @@ from neurostore.errors import (
     StoreNotFoundError,
 )
 from neurostore.openfile import OpenFile
+from neurostore.osio import IO
 from neurostore.reading import Part
 from neurostore.records import Record
 from neurostore.registry import Registry, key_of
@@ -248,7 +249,7 @@ class RecordSource:
 _open: Registry[Session] = Registry()
 
 
-def attach(path: Path, mode: str, user: object = None) -> Session:
+def attach(path: Path, mode: str, user: object = None, *, io: IO | None = None) -> Session:
     """Return the session of the file at ``path``, which is absolute.
 
     Parameters
@@ -259,6 +260,9 @@ def attach(path: Path, mode: str, user: object = None) -> Session:
     user
         Who holds it: a session with users is not closed.
 
+    io
+        The operations of the operating system, if the file is not open yet.
+
     Raises
     ------
     StoreNotFoundError, StoreExistsError, NotAStoreError, ReadOnlyError
@@ -268,7 +272,7 @@ def attach(path: Path, mode: str, user: object = None) -> Session:
         if key is None:
             if mode == "r":
                 raise StoreNotFoundError(f"{path}: there is no such file; mode 'a' would make one")
-            create(path)
+            create(path, io)
             key = key_of(path)
             assert key is not None
         elif mode == "x":
@@ -276,7 +280,7 @@ def attach(path: Path, mode: str, user: object = None) -> Session:
         session, leaving = _open.get(key), []
         if session is None or session.path != path:
             tree.check_signature(path)
-            session = Session(path, key, _open)
+            session = Session(path, key, _open, io)
             leaving = _open.add(session)
         if user is not None:
             session.users.add(user)
@@ -311,12 +315,12 @@ def release(session: Session, user: object, close: bool = False) -> None:
         session.close()
 
 
-def create(path: Path) -> None:
+def create(path: Path, io: IO | None = None) -> None:
     """Make an empty store at ``path``, whole or not at all."""
     if not path.parent.is_dir():
         raise StoreNotFoundError(f"{path}: the folder {path.parent} does not exist; make it first")
     try:
-        osio.create(path, tree.build)
+        osio.create(path, tree.build, io=io)
     except PermissionError as error:
         raise ReadOnlyError(f"{path}: cannot be made: {error.strerror}") from error
 

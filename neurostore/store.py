@@ -14,7 +14,7 @@ import xarray as xr
 from neurostore import filters, lifecycle, querying, records, series
 from neurostore.combining import JOINS, Join
 from neurostore.errors import ClosedError, ReadOnlyError, ValidationError
-from neurostore.osio import Durability
+from neurostore.osio import IO, Durability
 from neurostore.session import Session, attach, release
 from neurostore.stencil import Layout
 from neurostore.times import TimeLike
@@ -80,7 +80,8 @@ class Store:
     """Records in one HDF5 file, and in the files it was rotated to.  Made by `neurostore.open`.
 
     Several stores, in one process or many, may have the same file open; one at a time writes.
-    A store is a context manager, and closing it twice is fine.
+    A store is a context manager, and closing it twice is fine.  ``io`` is the part of the operating
+    system that files are written with; tests let it fail.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Store:
         max_file_size: int = 10 * 1024**3,
         durability: Durability = "power",
         lock_timeout: float = 60.0,
+        io: IO | None = None,
     ) -> None:
         if mode not in ("r", "a", "x"):
             raise ValidationError(f"mode is {mode!r}, expected 'r', 'a' or 'x'")
@@ -108,6 +110,7 @@ class Store:
         self._layout = Layout(codec, level, chunk_size)
         self._durability: Durability = durability
         self._timeout = lock_timeout
+        self._io = io
         self._closed = False
         self._attached: Session | None = None
         self._session()
@@ -127,7 +130,7 @@ class Store:
         """Return the session of the file that is at the path now."""
         if self._closed:
             raise ClosedError(f"{self.path}: the store is closed; open it again")
-        session = attach(self.path, self.mode, self)
+        session = attach(self.path, self.mode, self, io=self._io)
         if session is not self._attached:
             if self._attached is not None:
                 release(self._attached, self)
