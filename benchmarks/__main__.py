@@ -15,6 +15,7 @@ from benchmarks import (
     long_train,
     open_engine,
     open_tree,
+    peers,
     record_bytes,
     retrieve_one,
     snapshot,
@@ -46,6 +47,7 @@ CASES: tuple[Case, ...] = (
     open_tree,
     snapshot,
     long_train,
+    peers,
 )
 
 

@@ -37,6 +37,25 @@ class Row:
         met = {None: "", True: "yes", False: "**no**"}[self.met]
         return self.what, self.ours, self.peer, self.ratio, self.goal, met
 
+    def without_goal(self) -> Row:
+        """The same figure, of a size that the goal does not hold for."""
+        return replace(self, goal="", met=None)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table with columns of its own."""
+
+    text: tuple[str, ...]
+
+    def cells(self) -> tuple[str, ...]:
+        """The line as it is printed."""
+        return self.text
+
+    def without_goal(self) -> Line:
+        """Itself: it has no goal."""
+        return self
+
 
 @dataclass
 class Table:
@@ -44,12 +63,13 @@ class Table:
 
     title: str
     about: str
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row | Line] = field(default_factory=list)
+    head: tuple[str, ...] = HEAD
 
     def markdown(self) -> str:
         """The table with padded columns, so that it also reads well in a terminal."""
-        lines = [HEAD, *(row.cells() for row in self.rows)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
+        lines = [self.head, *(row.cells() for row in self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
         text = [
             "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
             for line in lines
@@ -78,7 +98,7 @@ def speedup(what: str, result: Duel, at_least: float | None = None) -> Row:
 
 def without_goals(table: Table) -> Table:
     """Leave out the goals, which hold for the full sizes only."""
-    return replace(table, rows=[replace(row, goal="", met=None) for row in table.rows])
+    return replace(table, rows=[row.without_goal() for row in table.rows])
 
 
 def within(what: str, result: Duel, limit: float) -> Row:
