@@ -14,16 +14,16 @@ import h5py
 import numpy as np
 
 from ..errors import ValidationError
-from .codec import ISAL, Array, deflated, shuffled
+from .choosing import Choice, prefers_shuffle, trial
+from .encoders import Encoder, libdeflate
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 CODECS = ("gzip", "lzf", "szip")
 COMPACT_BYTES = 1024
 VALUES_PER_CHUNK_SIZE = 64
 
 _GZIP_LEVEL = 4
-_ARCHIVE_LEVEL = 7
-_SAMPLE_BYTES = 32 * 1024
-_GLANCE_BYTES = 2 * 1024
 # HDF5 stores the size of a chunk in 32 bits.
 _CHUNK_BYTES = 2**32 - 1
 # szip packs blocks of eight values; a chunk with fewer cannot be created.
@@ -46,10 +46,9 @@ class Pipeline:
         Whether every chunk carries a checksum.
     chunks : tuple of int or None
         Chunk shape. None: compact (up to 1024 bytes) or contiguous, without any filter.
-    effort : int or None
-        Which encoder makes the gzip stream: 0 is ISA-L level 1, n is libdeflate level n, None
-        follows ``level``. It changes the size and the speed but not the format, so it is no part
-        of equality or hash.
+    choice : Choice or None
+        Which encoder makes the gzip streams, and what it need not pack. It changes size and speed
+        but not the format, so it is no part of equality or hash, and is not recorded.
 
     Examples
     --------
@@ -62,7 +61,7 @@ class Pipeline:
     shuffle: bool
     fletcher32: bool = True
     chunks: tuple[int, ...] | None = None
-    effort: int | None = field(default=None, compare=False)
+    choice: Choice | None = field(default=None, compare=False)
 
     def apply(self, dcpl: h5py.h5p.PropDCID, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         """Set layout, chunk shape and filters on a dataset creation property list.
@@ -99,11 +98,16 @@ class Pipeline:
         return self.chunks is not None and self.codec in (None, "gzip")
 
     @property
-    def encoder(self) -> int:
-        """The effort to encode with: the chosen one, else the one that stands for the level."""
-        if self.effort is not None:
-            return self.effort
-        return _standing_for(_GZIP_LEVEL if self.level is None else self.level)
+    def packing(self) -> Choice:
+        """How to make the gzip streams: as chosen, or else as the level alone says."""
+        if self.choice is not None:
+            return self.choice
+        return Choice(self.shuffle, _standing_for(_GZIP_LEVEL if self.level is None else self.level))
+
+
+def _standing_for(level: int) -> Encoder:
+    """Get the level of libdeflate whose streams are about as small as those of zlib."""
+    return libdeflate(min(level + 1, 12) if level else 0)
 
 
 def check_options(compression: Any, compression_opts: Any) -> tuple[str | None, int | None]:
@@ -251,10 +255,10 @@ def choose(
     if compression is None or compression == "szip":
         return Pipeline(compression, None, shuffle=False, chunks=chunks)
     if compression == "lzf":
-        return Pipeline("lzf", None, shuffle=_trial(array, chunks, 0)[0], chunks=chunks)
+        return Pipeline("lzf", None, shuffle=prefers_shuffle(array, chunks), chunks=chunks)
     level = _GZIP_LEVEL if level is None else level
-    shuffle, effort = _trial(array, chunks, level)
-    return Pipeline("gzip", level, shuffle=shuffle, chunks=chunks, effort=effort)
+    choice = trial(array, chunks, level)
+    return Pipeline("gzip", level, shuffle=choice.shuffle, chunks=chunks, choice=choice)
 
 
 def _szip_encodes(dtype: np.dtype[Any], chunks: tuple[int, ...]) -> bool:
@@ -264,76 +268,3 @@ def _szip_encodes(dtype: np.dtype[Any], chunks: tuple[int, ...]) -> bool:
     encodes = z.get_filter_info(z.FILTER_SZIP) & z.FILTER_CONFIG_ENCODE_ENABLED
     fits = dtype.kind in "biuf" and dtype.itemsize <= 8 and math.prod(chunks) >= _SZIP_BLOCK
     return bool(encodes and fits)
-
-
-def _sample(array: Array, chunks: tuple[int, ...], nbytes: int) -> Array:
-    """Take up to ``nbytes`` of values, in one dimension, from up to four chunks, in their order."""
-    grid = [-(-length // chunk) for length, chunk in zip(array.shape, chunks, strict=True)]
-    count = math.prod(grid)
-    pieces = min(4, count)
-    wanted = nbytes // (pieces * array.itemsize)
-    found = []
-    for piece in range(pieces):
-        where = np.unravel_index((2 * piece + 1) * count // (2 * pieces), grid)
-        tile = array[tuple(slice(i * c, (i + 1) * c) for i, c in zip(where, chunks, strict=True))]
-        rows = min(len(tile), -(-wanted * len(tile) // tile.size))
-        start = (len(tile) - rows) // 2
-        found.append(tile[start : start + rows].reshape(-1)[:wanted])
-    return np.ascontiguousarray(found[0]) if pieces == 1 else np.concatenate(found)
-
-
-def _trial(array: Array, chunks: tuple[int, ...], level: int) -> tuple[bool, int]:
-    """Decide on shuffle and encoder: the fastest pair that is as small as the level asks."""
-    if array.size == 0:
-        return array.itemsize > 1, ISAL
-    small = array.nbytes <= 2 * _SAMPLE_BYTES
-    sample = _sample(array, chunks, _GLANCE_BYTES if small else _SAMPLE_BYTES)
-    plain, planes = _sizes(sample, ISAL)
-    if level == 0:
-        return planes < plain, ISAL
-    clear = planes < 0.8 * plain and plain > 0.15 * sample.nbytes
-    dense = plain > 0.95 * sample.nbytes
-    if level < _ARCHIVE_LEVEL and (clear or dense):
-        return planes < plain, ISAL
-    if small:
-        sample = _sample(array, chunks, _SAMPLE_BYTES)
-    return _full_trial(sample, level)
-
-
-def _full_trial(sample: Array, level: int) -> tuple[bool, int]:
-    thorough = _standing_for(level)
-    if level >= _ARCHIVE_LEVEL:
-        plain, planes = _sizes(sample, thorough)
-        return planes < plain, thorough
-    reference = len(deflated(sample.view(np.uint8), thorough))
-    # The faster encoders lose most on data that shrinks most, and a sample shows least of it.
-    share = reference / sample.nbytes
-    margin = 1.0 if share > 0.9 else 0.98 if share > 0.05 else 0.8
-    plain, planes = _sizes(sample, ISAL)
-    if min(plain, planes) <= margin * reference:
-        return planes < plain, ISAL
-    # Also where there is nothing to shuffle: single bytes count as endless.
-    if planes > 1.4 * plain:
-        return False, thorough
-    effort = min(5, thorough)
-    plain, planes = _sizes(sample, effort)
-    if min(plain, planes) <= 0.98 * reference:
-        return planes < plain, effort
-    return len(deflated(shuffled(sample, sample.shape), thorough)) < reference, thorough
-
-
-def _standing_for(level: int) -> int:
-    """Get the level of libdeflate whose streams are as small as those of zlib at ``level``.
-
-    One level up: within 2 % of zlib on spike trains, connectomes, weights and states, where the
-    same level is up to 18 % larger. From 7 on its near-optimal parsers, for archives.
-    """
-    return level + 3 if level >= _ARCHIVE_LEVEL else level + 1
-
-
-def _sizes(sample: Array, effort: int) -> tuple[float, float]:
-    """Measure a sample deflated without and with shuffle."""
-    plain = len(deflated(sample.view(np.uint8), effort))
-    if sample.itemsize == 1:
-        return plain, math.inf
-    return plain, len(deflated(shuffled(sample, sample.shape), effort))

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 
 from ..errors import DamagedError, ValidationError
-from .codec import CODEC_ERRORS, Array, inflated, unshuffled, verified
+from .codec import CODEC_ERRORS, Array, inflated, verified
+from .planes import place_planes, unpacked_into, unshuffled
 from .threads import each
 
 Selection = tuple[slice | int, ...]
@@ -90,6 +91,13 @@ class _Plan:
     fill: Callable[[], Array]
     nbytes: int
 
+    @property
+    def in_planes(self) -> bool:
+        """Whether deflate follows a shuffle of these values, and nothing lies between."""
+        shuffle = (h5py.h5z.FILTER_SHUFFLE, self.dtype.itemsize)
+        codes = [code for code, _ in self.filters[1:2]]
+        return self.filters[:1] == (shuffle,) and codes == [h5py.h5z.FILTER_DEFLATE]
+
 
 _KNOWN = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
 # A chunk that its filters made larger than its values is odd beyond this.
@@ -149,9 +157,6 @@ def _read_by_hdf5(dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range]) 
 
 
 def _read_chunks(dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range], plan: _Plan) -> None:
-    # A byte view of any strides: one more axis, whose length is the size of a value.
-    target = out[..., None].view(np.uint8)
-
     axes = [_along(r, c) for r, c in zip(ranges, plan.chunks, strict=True)]
     work = math.prod(map(len, axes)) * plan.nbytes
 
@@ -168,7 +173,7 @@ def _read_chunks(dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range], p
         data: Any, mask: int, offset: tuple[int, ...], source: Slices, destination: Slices
     ) -> None:
         try:
-            _decoded(data, mask, plan, source, out[destination], target[destination])
+            _decoded(data, mask, plan, source, out[destination])
         except CODEC_ERRORS as error:
             raise _damaged(dataset, offset, str(error)) from error
 
@@ -210,27 +215,28 @@ def _raw_chunk(
         raise _damaged(dataset, offset, str(error)) from error
 
 
-def _decoded(
-    data: Any, mask: int, plan: _Plan, source: Slices, values: Array, target: Array
-) -> None:
+def _decoded(data: Any, mask: int, plan: _Plan, source: Slices, target: Array) -> None:
     """Undo the filters of one chunk and put the selected part of it into its place."""
-    shuffled = False
     for index in range(len(plan.filters) - 1, -1, -1):
         code, size = plan.filters[index]
         if mask >> index & 1:
             continue
-        if index == 0 and size == plan.dtype.itemsize:
-            shuffled = True
-        else:
-            data = _undone(data, code, size, plan)
+        own = size == plan.dtype.itemsize
+        if index == 1 and plan.in_planes and not mask & 1:
+            unpacked_into(target, data, source, plan.chunks)
+            return
+        if index == 0 and code == h5py.h5z.FILTER_SHUFFLE and own:
+            _check_length(data, plan)
+            place_planes(target, np.frombuffer(data, np.uint8), source, plan.chunks)
+            return
+        data = _undone(data, code, size, plan)
+    _check_length(data, plan)
+    target[...] = np.frombuffer(data, plan.dtype).reshape(plan.chunks)[source]
+
+
+def _check_length(data: Any, plan: _Plan) -> None:
     if len(data) != plan.nbytes:
         raise ValueError(f"{len(data)} bytes after decoding, expected {plan.nbytes}")
-    if not shuffled or plan.dtype.itemsize == 1:
-        values[...] = np.frombuffer(data, plan.dtype).reshape(plan.chunks)[source]
-        return
-    planes = np.frombuffer(data, np.uint8).reshape(-1, *plan.chunks)
-    for place, plane in enumerate(planes):
-        target[..., place] = plane[source]
 
 
 def _undone(data: Any, code: int, size: int, plan: _Plan) -> Any:

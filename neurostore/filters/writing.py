@@ -10,8 +10,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .codec import Array, checked, deflated, deflated_planes, shuffled
+from .codec import Array, checked
 from .pipeline import Pipeline
+from .planes import packed, shuffled
 from .threads import each
 
 Slices = tuple[slice, ...]
@@ -99,24 +100,24 @@ def _encoded(block: Array, pipeline: Pipeline) -> Any:
     Every filter of the pipeline is applied, even where deflate does not shrink: HDF5 2.0 forgets
     the filter mask of the chunk that was written last and of one that is overwritten.
     """
-    assert pipeline.chunks is not None
-    data: Any
+    data = _packed(block, pipeline)
+    if pipeline.fletcher32:
+        return checked(data)
+    return data.tobytes() if isinstance(data, np.ndarray) else data
+
+
+def _packed(block: Array, pipeline: Pipeline) -> Any:
+    """Shuffle and deflate one chunk, as far as the pipeline has it."""
+    chunks, choice = pipeline.chunks, pipeline.packing
+    assert chunks is not None
+    if pipeline.shuffle and pipeline.codec == "gzip":
+        return packed(block, chunks, choice.encoder, choice.noise, choice.noise_share)
     if pipeline.shuffle:
-        data = shuffled(block, pipeline.chunks)
-    elif block.shape == pipeline.chunks:
-        data = np.ascontiguousarray(block)
+        return shuffled(block, chunks).reshape(-1)
+    if block.shape == chunks:
+        plain = np.ascontiguousarray(block)
     else:
-        data = np.zeros(pipeline.chunks, block.dtype)
-        data[tuple(map(slice, block.shape))] = block
-    if not pipeline.shuffle:
-        data = data.reshape(-1).view(np.uint8)
-    if pipeline.codec == "gzip":
-        pack = deflated_planes if pipeline.shuffle else deflated
-        data = pack(data, pipeline.encoder)
-    return (
-        checked(data)
-        if pipeline.fletcher32
-        else data.tobytes()
-        if isinstance(data, np.ndarray)
-        else data
-    )
+        plain = np.zeros(chunks, block.dtype)
+        plain[tuple(map(slice, block.shape))] = block
+    data = plain.reshape(-1).view(np.uint8)
+    return choice.encoder.whole(data) if pipeline.codec == "gzip" else data

@@ -1,0 +1,161 @@
+"""Which filters and which encoder suit the values of a variable, told from a sample of them.
+
+A level keeps its meaning: what zlib makes of the unshuffled values at that level is the measure,
+and the fastest way that is as small is taken. The same values always get the same answer. Chunk
+shapes are given; nothing is written here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .encoders import ISAL, RLE, Encoder, libdeflate, plain_zlib, zng
+from .planes import joint_share, shuffled
+
+__all__ = ["ARCHIVE_LEVEL", "Choice", "trial"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: From this level on the smallest size is looked for.
+ARCHIVE_LEVEL = 7
+_SAMPLE_BYTES = 32 * 1024
+_LARGE_SAMPLE_BYTES = 64 * 1024
+_GLANCE_BYTES = 2 * 1024
+_SMALL_BYTES = 64 * 1024
+_LARGE_BYTES = 2**20
+#: Planes that shrink by less than a third may be stored as they are, if the size allows it.
+_NOISE_SHARE = 0.66
+_ROOM = 0.97
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a sample spoke for.
+
+    Parameters
+    ----------
+    shuffle : bool
+        Whether the bytes of the values are transposed before compression.
+    encoder : Encoder
+        Who makes the streams.
+    noise : int
+        How many planes of shuffled bytes, from the first, are not worth packing.
+    noise_share : float
+        To what share of their size the sample of those planes shrinks all the same.
+    """
+
+    shuffle: bool
+    encoder: Encoder
+    noise: int = 0
+    noise_share: float = 0.0
+
+
+def trial(array: Array, chunks: tuple[int, ...], level: int) -> Choice:
+    """Decide on shuffle and encoder for the values at a level of gzip."""
+    if level == 0:
+        return Choice(False, libdeflate(0))
+    if array.size == 0:
+        return Choice(array.itemsize > 1, ISAL)
+    if array.nbytes <= _SMALL_BYTES and level < ARCHIVE_LEVEL:
+        found = _glance(_sample(array, chunks, _GLANCE_BYTES))
+        if found is not None:
+            return found
+    wanted = _LARGE_SAMPLE_BYTES if array.nbytes >= _LARGE_BYTES else _SAMPLE_BYTES
+    sample = _Sample(_sample(array, chunks, wanted))
+    return _smallest(sample, level) if level >= ARCHIVE_LEVEL else _fastest(sample, level)
+
+
+def prefers_shuffle(array: Array, chunks: tuple[int, ...]) -> bool:
+    """Whether a shuffle helps an encoder that only HDF5 has."""
+    if array.size == 0 or array.itemsize == 1:
+        return array.itemsize > 1
+    sample = _Sample(_sample(array, chunks, _SAMPLE_BYTES))
+    return sample.shuffled(ISAL) < sample.plain(ISAL)
+
+
+class _Sample:
+    """Some values, and how small they get."""
+
+    def __init__(self, values: Array) -> None:
+        self.values = values
+        self.nbytes = values.nbytes
+        self._bytes = values.view(np.uint8)
+        self.planes = shuffled(values, values.shape)
+
+    def plain(self, encoder: Encoder) -> float:
+        """Bytes without shuffle."""
+        return len(encoder.whole(self._bytes))
+
+    def shuffled(self, encoder: Encoder) -> float:
+        """Bytes with shuffle; single bytes count as endless, there being nothing to shuffle."""
+        if self.values.itemsize == 1:
+            return math.inf
+        return len(encoder.whole(self.planes.reshape(-1)))
+
+
+def _glance(values: Array) -> Choice | None:
+    """Decide about a small array where that is easy; a full trial would cost more than it gains."""
+    sample = _Sample(values)
+    plain, planes = sample.plain(ISAL), sample.shuffled(ISAL)
+    clear = planes < 0.8 * plain and plain > 0.15 * sample.nbytes
+    dense = plain > 0.95 * sample.nbytes
+    return Choice(planes < plain, ISAL) if clear or dense else None
+
+
+def _fastest(sample: _Sample, level: int) -> Choice:
+    """Go from the fastest encoder to the slowest, up to one that is as small as zlib."""
+    reference = sample.plain(plain_zlib(level))
+    # The faster encoders lose most on data that shrinks most, and a sample shows least of it.
+    margin = 1.0 if reference > 0.05 * sample.nbytes else 0.8
+    for encoder in (ISAL, RLE, zng(2), libdeflate(min(5, level)), zng(6)):
+        plain, planes = sample.plain(encoder), sample.shuffled(encoder)
+        if min(plain, planes) <= margin * reference:
+            if planes < plain:
+                return _with_noise(sample, encoder, planes, reference)
+            return Choice(False, encoder)
+        if level == 1 and encoder is RLE:
+            break
+    return Choice(False, plain_zlib(level))
+
+
+def _smallest(sample: _Sample, level: int) -> Choice:
+    """Try everything that can win."""
+    found = []
+    for encoder in (libdeflate(level + 3), zng(9), RLE, plain_zlib(level)):
+        found.append((sample.plain(encoder), False, encoder))
+        found.append((sample.shuffled(encoder), True, encoder))
+    _, shuffle, encoder = min(found, key=lambda entry: entry[0])
+    return Choice(shuffle, encoder)
+
+
+def _with_noise(sample: _Sample, encoder: Encoder, size: float, reference: float) -> Choice:
+    """See how many of the first planes can be stored as they are, and the size still be kept."""
+    planes = sample.planes
+    noise = 0
+    for plane in planes[:-1]:
+        packed = len(encoder.whole(plane))
+        size += plane.size - packed
+        if packed < _NOISE_SHARE * plane.size or size > _ROOM * reference:
+            break
+        noise += 1
+    return Choice(True, encoder, noise, joint_share(planes[:noise]) if noise else 0.0)
+
+
+def _sample(array: Array, chunks: tuple[int, ...], nbytes: int) -> Array:
+    """Take up to ``nbytes`` of values, in one dimension, from up to four chunks, in their order."""
+    grid = [-(-length // chunk) for length, chunk in zip(array.shape, chunks, strict=True)]
+    count = math.prod(grid)
+    pieces = min(4, count)
+    wanted = nbytes // (pieces * array.itemsize)
+    found = []
+    for piece in range(pieces):
+        where = np.unravel_index((2 * piece + 1) * count // (2 * pieces), grid)
+        tile = array[tuple(slice(i * c, (i + 1) * c) for i, c in zip(where, chunks, strict=True))]
+        rows = min(len(tile), -(-wanted * len(tile) // tile.size))
+        start = (len(tile) - rows) // 2
+        found.append(tile[start : start + rows].reshape(-1)[:wanted])
+    return np.ascontiguousarray(found[0]) if pieces == 1 else np.concatenate(found)
