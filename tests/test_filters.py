@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numcodecs.fletcher32 import Fletcher32
 
 from neurostore.errors import DamagedError, ValidationError
 from neurostore.filters import (
@@ -28,6 +30,9 @@ from neurostore.filters import (
     read,
     write,
 )
+from neurostore.filters.checksum import fletcher32
+from neurostore.filters.choosing import Choice
+from neurostore.filters.encoders import ISAL, RLE, Encoder, libdeflate, zng
 
 DTYPES = ["?", "i1", "u2", ">i4", "<i8", "u8", "f2", "f4", ">f8", "f8", "c8", "c16", "S1"]
 SMALL_CHUNKS = 1
@@ -458,7 +463,8 @@ def test_length_classes_hold_the_length_with_little_to_spare(n: int) -> None:
 
 
 def test_equal_settings_are_equal_whatever_the_encoder() -> None:
-    one, other = (Pipeline("gzip", 6, True, chunks=(5,), effort=effort) for effort in (0, 7))
+    choices = Choice(True, ISAL), Choice(True, libdeflate(7))
+    one, other = (Pipeline("gzip", 6, True, chunks=(5,), choice=choice) for choice in choices)
     assert one == other
     assert hash(one) == hash(other)
 
@@ -584,3 +590,86 @@ if hasattr(os, "fork"):
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
+
+
+PLANES: dict[str, np.ndarray] = {
+    "small integers": np.random.default_rng(0).integers(0, 2, (200, 300)),
+    "negative ones": np.random.default_rng(0).integers(-2, 2, (200, 300)),
+    "two bytes of eight": np.random.default_rng(0).integers(0, 60_000, (200, 300)),
+    "middle bytes": np.random.default_rng(0).integers(0, 256, (200, 300)) << 24,
+    "noise": np.random.default_rng(0).random((200, 300)),
+    "noise of one power": 1 + np.random.default_rng(0).random((200, 300)),
+    "noise float32": np.random.default_rng(0).random((300, 300)).astype("f4"),
+    "noise, swapped": np.random.default_rng(0).random((200, 300)).astype(">f8"),
+    "integers, swapped": np.random.default_rng(0).integers(0, 2, (200, 300)).astype(">i8"),
+    "float16 in float32": np.random.default_rng(0).random((200, 300)).astype("f2").astype("f4"),
+    "noise below zeros": np.random.default_rng(0).integers(0, 2**48, (200, 300)),
+    "zeros": np.zeros((200, 300)),
+    "minus one": np.full((200, 300), -1),
+    "one number": np.full((200, 300), np.pi),
+    "complex": np.random.default_rng(0).random((200, 300)) + 0j,
+    "large planes": np.random.default_rng(0).integers(0, 2**52, 200_000),
+}
+
+
+@pytest.mark.parametrize("encoder", [ISAL, RLE, zng(6), libdeflate(5)], ids=lambda e: e.name)
+@pytest.mark.parametrize("name", PLANES)
+@pytest.mark.parametrize("edge", [False, True])
+def test_planes_are_one_plain_stream(name: str, encoder: Encoder, edge: bool) -> None:
+    array = PLANES[name]
+    chunks = tuple(n + 3 for n in array.shape) if edge else array.shape
+    choice = Choice(True, encoder, noise=6, noise_share=0.9)
+    with in_memory() as h5file:
+        pipeline = Pipeline("gzip", 6, True, chunks=chunks, choice=choice)
+        dataset = created(h5file, array, pipeline, capacity=chunks)
+        write(dataset, array, pipeline)
+        raw = dataset.read_direct_chunk((0,) * array.ndim)[1]
+        planes = zlib.decompress(raw[:-4])
+        whole = np.zeros(chunks, array.dtype)
+        whole[tuple(map(slice, array.shape))] = array
+        assert planes == whole.reshape(-1, 1).view(np.uint8).T.tobytes()
+        same(h5file["x"][()], array)
+        same(read(dataset), array)
+        part = (slice(3, 150, 7), slice(10, 250))[: array.ndim]
+        same(read(dataset, part), array[part])
+
+
+def test_noise_in_the_sample_does_not_bloat_chunks_that_shrink(h5file: h5py.File) -> None:
+    noise = np.random.default_rng(0).random((500, 250))
+    mixed = np.concatenate([np.arange(125_000.0).reshape(500, 250), noise])
+    pipeline = choose(noise, "gzip", 6, 1024)
+    assert pipeline.choice is not None
+    assert pipeline.choice.noise > 3
+    stored = write(created(h5file, mixed, pipeline), mixed, pipeline)
+    alone = write(created(h5file, noise, pipeline, "y"), noise, pipeline)
+    assert stored - alone < 0.3 * alone
+
+
+@pytest.mark.parametrize("name", ["small integers", "noise", "noise below zeros"])
+def test_planes_that_look_right_and_are_not_are_damage(h5file: h5py.File, name: str) -> None:
+    array = PLANES[name]
+    pipeline = Pipeline("gzip", 6, True, fletcher32=False, chunks=array.shape)
+    choice = Choice(True, ISAL, noise=6, noise_share=0.5)
+    pipeline = replace(pipeline, choice=choice)
+    dataset = created(h5file, array, pipeline)
+    write(dataset, array, pipeline)
+    raw = bytearray(dataset.read_direct_chunk((0, 0))[1])
+    for place in range(0, len(raw), len(raw) // 40):
+        broken = raw.copy()
+        broken[place] ^= 0x10
+        dataset.write_direct_chunk((0, 0), bytes(broken))
+        try:
+            found = read(dataset)
+        except DamagedError:
+            continue
+        same(found, array)
+
+
+@given(st.integers(0, 600_000), st.integers(0, 2**32), st.sampled_from([None, 0, 255]))
+@settings(max_examples=60, deadline=None)
+def test_the_checksum_is_that_of_hdf5(n: int, seed: int, byte: int | None) -> None:
+    data = np.random.default_rng(seed).integers(0, 256, n).astype("u1")
+    if byte is not None:
+        data[:] = byte
+    expected = int.from_bytes(Fletcher32().encode(data)[-4:], "little") if n else 0
+    assert fletcher32(data) == expected

@@ -20,7 +20,7 @@ from neurostore import errors
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Where conda-forge calls a package otherwise than PyPI does.
-CONDA_NAMES = {"isal": "python-isal", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"isal": "python-isal", "zlib-ng": "python-zlib-ng", "matplotlib": "matplotlib-base"}
 ENVIRONMENT_EXTRAS = ("plot", "dask", "test")
 
 

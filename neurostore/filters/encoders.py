@@ -52,7 +52,7 @@ ISAL = Encoder("isal 1", lambda data: isal_zlib.compress(data, 1), _isal_piece)
 
 @lru_cache(maxsize=16)
 def zng(level: int, *, runs: bool = False) -> Encoder:
-    """Encoder of zlib-ng; with ``runs`` it looks for repetitions of the last byte alone."""
+    """Take zlib-ng; with ``runs`` it looks for repetitions of the last byte alone."""
     strategy = zlib_ng.Z_RLE if runs else zlib_ng.Z_DEFAULT_STRATEGY
 
     def whole(data: Any) -> bytes:
@@ -72,11 +72,11 @@ RLE = zng(1, runs=True)
 
 @lru_cache(maxsize=16)
 def libdeflate(level: int) -> Encoder:
-    """Encoder of libdeflate; from level 10 on it searches for the shortest stream."""
+    """Take libdeflate; from level 10 on it searches for the shortest stream."""
     return Encoder(f"libdeflate {level}", lambda data: deflate.zlib_compress(data, level))
 
 
 @lru_cache(maxsize=16)
 def plain_zlib(level: int) -> Encoder:
-    """Encoder of zlib itself: the measure that a level is held to."""
+    """Take zlib itself: the measure that a level is held to."""
     return Encoder(f"zlib {level}", lambda data: zlib.compress(data, level))

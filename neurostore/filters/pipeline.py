@@ -102,7 +102,9 @@ class Pipeline:
         """How to make the gzip streams: as chosen, or else as the level alone says."""
         if self.choice is not None:
             return self.choice
-        return Choice(self.shuffle, _standing_for(_GZIP_LEVEL if self.level is None else self.level))
+        return Choice(
+            self.shuffle, _standing_for(_GZIP_LEVEL if self.level is None else self.level)
+        )
 
 
 def _standing_for(level: int) -> Encoder:

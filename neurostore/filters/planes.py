@@ -48,7 +48,11 @@ _END = b"\x01\0\0\xff\xff"
 #: The same where a stream goes on at a byte: one fixed block with nothing in it.
 _SHORT_END = b"\x03\0"
 _ADLER = 65_521
-_WORDS = {2: np.dtype(np.uint16), 4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
+_WORDS: dict[int, np.dtype[Any]] = {
+    2: np.dtype(np.uint16),
+    4: np.dtype(np.uint32),
+    8: np.dtype(np.uint64),
+}
 
 
 def shuffled(block: Array, chunk: tuple[int, ...], planes: slice = slice(None)) -> Array:
@@ -171,7 +175,9 @@ _FRAME_FLAGS = 0x01 | 0x10 | 1 << 5  # shuffled, not split, LZ4
 _FRAME_LIMIT = 2**31 - 1 - _FRAME.size
 
 
-def unpacked_into(target: Array, data: Any, source: tuple[slice, ...], chunk: tuple[int, ...]) -> None:
+def unpacked_into(
+    target: Array, data: Any, source: tuple[slice, ...], chunk: tuple[int, ...]
+) -> None:
     """Put the selected part of a chunk, packed in planes, into its place.
 
     Parameters
@@ -290,7 +296,7 @@ def _place_framed(
         place_planes(target, framed[_FRAME.size :], source, chunk)
         return
     head = (2, 1, _FRAME_FLAGS, size, nbytes, nbytes, framed.size, _FRAME.size - 4, nbytes)
-    _FRAME.pack_into(framed, 0, *head)
+    framed[: _FRAME.size] = np.frombuffer(_FRAME.pack(*head), np.uint8)
     whole = all(part == slice(0, n, 1) for part, n in zip(source, chunk, strict=True))
     if whole and target.flags.c_contiguous:
         blosc.decompress(framed, target.reshape(-1).view(np.uint8))
