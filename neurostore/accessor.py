@@ -62,6 +62,28 @@ class _Neuro:
         text = ds.attrs.get(row.details if row is not None else "metadata")
         return json.loads(text) if isinstance(text, str) else (text or {})
 
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        figure: Any = None,
+        figsize: tuple[float, float] | None = None,
+        **style: Any,
+    ) -> dict[str, Any]:
+        """Draw the picture of this kind of record, or of a range; return the artists by panel.
+
+        See :func:`neurostore.plot.record`.  It needs the extra ``plot``.
+
+        >>> import neurostore
+        >>> from matplotlib.figure import Figure
+        >>> ds = neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=0.0)
+        >>> list(ds.neuro.plot(figure=Figure()))
+        ['raster', 'rates']
+        """
+        from neurostore.plot import record
+
+        return record(self._dataset(), ax, figure=figure, figsize=figsize, **style)
+
     def retrieve(self, record_id: str, path: PathLike | None = None) -> xr.Dataset:
         """Return a record of the same file, lazily; see :meth:`neurostore.Store.retrieve`."""
         return self._store(path).retrieve(record_id)

@@ -16,7 +16,8 @@
     │   ├── ClosedError            ValueError: the store was closed
     │   ├── LockTimeoutError       TimeoutError: another writer holds the file
     │   └── WriteError             OSError: the disk refused; nothing committed is lost
-    └── DamagedError               OSError: stored bytes fail their checksum
+    ├── DamagedError               OSError: stored bytes fail their checksum
+    └── MissingPackageError        ModuleNotFoundError: an extra is not installed
 
 The class after each name is the builtin that it also derives from.
 """
@@ -32,6 +33,7 @@ __all__ = [
     "HDF5StorageError",
     "LockTimeoutError",
     "MisalignedRecordsError",
+    "MissingPackageError",
     "NotAStoreError",
     "ReadOnlyError",
     "RecordError",
@@ -125,3 +127,7 @@ class WriteError(StoreError, OSError):
 
 class DamagedError(HDF5StorageError, OSError):
     """Stored bytes do not agree with their checksum, or cannot be decoded."""
+
+
+class MissingPackageError(HDF5StorageError, ModuleNotFoundError):
+    """A package that only some users need is not installed; the message names the extra."""

@@ -291,6 +291,24 @@ class Store:
         """Return what is to be known of the file: counts, time span, size, versions."""
         return querying.info(self._session())
 
+    def plot(
+        self,
+        kind: str | None = None,
+        start: TimeLike | None = None,
+        end: TimeLike | None = None,
+        *,
+        name: str | None = None,
+        figure: Any = None,
+        figsize: tuple[float, float] | None = None,
+    ) -> dict[str, Any]:
+        """Draw the run on one page; return the artists by panel.
+
+        See :func:`neurostore.plot.overview`.  It needs the extra ``plot``.
+        """
+        from neurostore.plot import overview
+
+        return overview(self, kind, start, end, name=name, figure=figure, figsize=figsize)
+
     # -- the file's life -----------------------------------------------------------------------
 
     def cleanup(

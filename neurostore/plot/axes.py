@@ -1,0 +1,156 @@
+"""What every picture needs of an axes: labels, notes, the coordinate of a dimension, panels."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from neurostore.wording import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Along", "Panel", "along", "cell_edges", "label", "note", "plain", "unit_of"]
+
+#: More tick labels than these cannot be read.
+_TICKS = 24
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One axes of a picture.
+
+    Parameters
+    ----------
+    name
+        Key of its artist in what :func:`neurostore.plot.record` returns.
+    draw
+        Draws it on an axes, with style for its main artist.
+    title
+        Stands above it.
+    weight
+        Height, or width where panels stand side by side, relative to the others.
+    """
+
+    name: str
+    draw: Callable[..., Any]
+    title: str = ""
+    weight: float = 1.0
+    style: Mapping[str, Any] = field(default_factory=dict)
+
+    def on(self, ax: Axes, **style: Any) -> Any:
+        """Draw it and its title on ``ax``."""
+        artist = self.draw(ax, **{**self.style, **style})
+        if self.title:
+            ax.set_title(plain(self.title), loc="left", fontsize="medium")
+        return artist
+
+
+def plain(text: object, longest: int = 80) -> str:
+    r"""Return text that matplotlib draws as it is: no mathematics, no second line, not endless.
+
+    >>> print(plain("a$b$"), plain("_x"), plain("y" * 100, 6))
+    a\$b\$  _x yyyyy…
+    """
+    shown = printable(text)
+    if len(shown) > longest:
+        shown = shown[: longest - 1] + "…"
+    # A legend leaves out what begins with an underscore.
+    return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
+
+
+def note(ax: Axes, text: str, *, top: bool = False) -> None:
+    """Say inside the picture what it does not show one by one; below, or above with ``top``."""
+    if not text:
+        return
+    previous = [t for t in ax.texts if t.get_gid() == "note"]
+    text = "\n".join([*(t.get_text() for t in previous), text])
+    for old in previous:
+        old.remove()
+    ax.text(
+        0.995,
+        0.98 if top else 0.01,
+        text,
+        transform=ax.transAxes,
+        ha="right",
+        va="top" if top else "bottom",
+        fontsize="x-small",
+        gid="note",
+        zorder=10,
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
+    )
+
+
+def label(da: xr.DataArray, name: str) -> str:
+    """Return ``long_name`` and units of ``da``, else its name, on lines that fit a panel."""
+    text, unit = plain(da.attrs.get("long_name", name), 60), unit_of(da)
+    return textwrap.fill(f"{text} ({unit})" if unit else text, 30)
+
+
+def unit_of(da: xr.DataArray) -> str:
+    """Return the unit of ``da``; empty where it is a mere number.
+
+    >>> unit_of(xr.DataArray(0.0, attrs={"units": "mV"})), unit_of(xr.DataArray(0.0))
+    ('mV', '')
+    """
+    units = str(da.attrs.get("units", "1"))
+    return "" if units == "1" else plain(units, 20)
+
+
+@dataclass(frozen=True)
+class Along:
+    """A dimension as an axis: where its cells are, what it is called, texts for ticks."""
+
+    positions: np.ndarray[Any, Any]
+    label: str
+    texts: Sequence[str] = ()
+
+    def ticks(self, set_ticks: Callable[..., Any], **style: Any) -> None:
+        """Label an axis with the texts, unless they are too many to be read."""
+        if 0 < len(self.texts) <= _TICKS:
+            set_ticks(self.positions, [plain(text, 24) for text in self.texts], **style)
+
+
+def along(da: xr.DataArray, dim: Hashable) -> Along:
+    """Return positions along ``dim``: its coordinate where that is numbers at equal steps.
+
+    >>> da = xr.DataArray(np.zeros(3), {"x": ("x", [0.5, 1.0, 1.5], {"units": "s"})}, ["x"])
+    >>> along(da, "x").positions, along(da, "x").label
+    (array([0.5, 1. , 1.5]), 'x (s)')
+    """
+    counted = np.arange(da.sizes[dim])
+    if dim not in da.coords:
+        return Along(counted, plain(dim))
+    coordinate = da[dim]
+    values = coordinate.values
+    name = label(coordinate, str(dim))
+    if values.dtype.kind in "iuf" and _even(values):
+        return Along(values, name)
+    if values.dtype.kind in "UTO":
+        return Along(counted, name, [str(value) for value in values])
+    return Along(counted, f"{name}, by position")
+
+
+def _even(values: np.ndarray[Any, Any]) -> bool:
+    if len(values) < 2:
+        return bool(np.isfinite(values.astype(np.float64)).all())
+    steps = np.diff(values.astype(np.float64))
+    return bool(steps[0] != 0 and np.allclose(steps, steps[0], rtol=1e-3, atol=0))
+
+
+def cell_edges(positions: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Return the outer edges of the first and the last cell.
+
+    >>> cell_edges(np.array([0.0, 2.0, 4.0]))
+    (-1.0, 5.0)
+    """
+    if not len(positions):
+        return -0.5, 0.5
+    first, last = float(positions[0]), float(positions[-1])
+    half = (last - first) / (len(positions) - 1) / 2 if len(positions) > 1 else 0.5
+    return first - half, last + half
