@@ -81,6 +81,8 @@ def rotate(session: Session, durability: Durability) -> Path:
         tree.build_next(session.path, fresh, rotated.name)
         # Two names for one file, then one of them for the new one: there is always a file.
         session.io.link(str(session.path), str(rotated))
+        if durability == "power":  # or a power cut might keep the second step and lose the first
+            session.io.sync_directory(str(rotated.parent))
         try:
             session.replace(fresh, durability)
         except BaseException:

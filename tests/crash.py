@@ -2,8 +2,9 @@
 
 `RecordingIO` does the operations for real and keeps a log. `crash_states` plays the log back on a
 model of a disk where only what was synced is sure: writes since then are dropped, kept, cut
-short, torn in the middle or kept in part out of order, and changes of directories are lost or
-not. `FaultyIO` lets a chosen operation fail, once or for good. Neither knows about journals.
+short, torn in the middle or kept in part out of order, and changes of directories are lost, kept
+in part out of order, or kept. `MUTANTS` are protocols that leave something out. `FaultyIO` lets a
+chosen operation fail, once or for good.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from neurostore.journal import HEADER, Journal
 from neurostore.osio import OsIO
 
 FULL = os.environ.get("NEUROSTORE_CRASH") == "full"
@@ -67,16 +69,28 @@ class RecordingIO(PlainIO):
         self.log.append(Op("mark", mark=mark))
 
     def open(self, path: str, flags: int, mode: int = 0o666) -> int:
-        new = bool(flags & os.O_CREAT) and not os.path.lexists(path)
         fd = os.open(path, flags, mode)
-        if new:
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            self._notice(path)
+        if path in self._numbers:
+            self._open[fd] = self._numbers[path]
+        return fd
+
+    def _notice(self, path: str) -> None:
+        """Take in a file that was made just now, or that HDF5 has made behind our back."""
+        if path not in self._numbers:
             self._numbers[path] = self._count
             self._unwritten[self._count] = path
             self.log.append(Op("create", self._count, name=path))
             self._count += 1
-        if path in self._numbers:
-            self._open[fd] = self._numbers[path]
-        return fd
+
+    def _see(self, path: str) -> None:
+        """Log, as one write, what HDF5 has written to a file behind our back."""
+        self._notice(path)
+        number = self._numbers[path]
+        if self._unwritten.pop(number, None) is not None:
+            with open(path, "rb") as file:
+                self.log.append(Op("write", number, 0, file.read()))
 
     def pwrite(self, fd: int, data: Any, offset: int) -> int:
         done = os.pwrite(fd, data, offset)
@@ -90,9 +104,8 @@ class RecordingIO(PlainIO):
 
     def sync(self, fd: int) -> None:
         number = self._open[fd]
-        if number in self._unwritten:  # HDF5 has filled it behind our back
-            data = os.pread(fd, os.fstat(fd).st_size, 0)
-            self.log.append(Op("write", number, 0, data))
+        if number in self._unwritten:
+            self._see(self._unwritten[number])
         self.log.append(Op("sync", number))
 
     def sync_directory(self, path: str) -> None:
@@ -104,11 +117,13 @@ class RecordingIO(PlainIO):
         self.log.append(Op("unlink", name=path))
 
     def replace(self, source: str, target: str) -> None:
+        self._see(source)
         os.replace(source, target)
         self._numbers[target] = self._numbers.pop(source)
         self.log.append(Op("rename", name=source, target=target))
 
     def link(self, source: str, target: str) -> None:
+        self._see(source)
         os.link(source, target)
         self._numbers[target] = self._numbers[source]
         self.log.append(Op("link", name=source, target=target))
@@ -169,10 +184,10 @@ class Disk:
                 names[op.target] = names.pop(op.name)
         return names
 
-    def image(self, choose: Callable[[list[Op]], list[Op]], renamed: int) -> Image:
+    def image(self, choose: Callable[[list[Op]], list[Op]], renamings: list[Op]) -> Image:
         """The files after a power cut that keeps the chosen writes and some renamings."""
         files = {}
-        for name, number in self._named(self.renamings[:renamed]).items():
+        for name, number in self._named(renamings).items():
             content = bytearray(self.files.get(number, b""))
             for op in choose(self.waiting.get(number, [])):
                 change(content, op)
@@ -201,6 +216,15 @@ def _choices(rng: random.Random) -> Iterator[Callable[[list[Op]], list[Op]]]:
         yield lambda ops, share=share: [op for op in ops if rng.random() < share]  # type: ignore[misc]
 
 
+def _renamings(ops: list[Op], rng: random.Random) -> Iterator[list[Op]]:
+    yield ops
+    if ops:
+        yield []
+    if len(ops) > 1:
+        yield ops[: rng.randrange(1, len(ops))]
+        yield [op for op in ops if rng.random() < 0.5]
+
+
 @dataclass(frozen=True)
 class State:
     """What one power cut leaves, and the remark of the test that came before it."""
@@ -214,51 +238,170 @@ def crash_states(
     log: list[Op],
     *,
     seed: int = 0,
+    share: float = 1.0,
     ignored: Callable[[Op], bool] = lambda op: False,
-    covers: Callable[[Op, Any], bool] = lambda op, mark: True,
+    covers: Callable[[Op], bool] = lambda op: True,
 ) -> Iterator[State]:
-    """Every operation is a crash point, each with its power-loss states.
+    """Every operation is a crash point, each with its power-loss states, or a share of them.
 
-    ``ignored`` syncs do nothing and ``covers(write, mark)`` says which writes a sync reaches: with
-    them a test makes the protocol worse than it is.
+    ``ignored`` syncs do nothing and ``covers(write)`` says which writes a sync reaches: with them
+    a mutant makes the protocol worse than it is.
     """
-    rng = random.Random(seed)
+    rng, pick = random.Random(seed), random.Random(seed)
     disk, mark, seen = Disk(), None, set()
     for at, op in enumerate(log):
         if op.what == "mark":
             mark = op.mark
             continue
         if not ignored(op):
-            disk.do(op, lambda write, mark=mark: covers(write, mark))  # type: ignore[misc]
-        total = len(disk.renamings)
+            disk.do(op, covers)
         for choose in _choices(rng):
-            for renamed in {0, total, rng.randrange(total + 1)}:
-                image = disk.image(choose, renamed)
+            for renamings in _renamings(disk.renamings, rng):
+                if pick.random() >= share:
+                    continue
+                image = disk.image(choose, renamings)
                 key = hash((repr(mark), tuple(sorted(image.items()))))
                 if key not in seen:
                     seen.add(key)
                     yield State(at, mark, image)
 
 
-def kill_states(log: list[Op], *, seed: int = 0) -> Iterator[State]:
+def kill_states(log: list[Op], *, seed: int = 0, share: float = 1.0) -> Iterator[State]:
     """Every operation is the last of a killed process: all before is kept, a write may be torn."""
-    rng = random.Random(seed)
+    rng, pick = random.Random(seed), random.Random(seed)
     disk, mark = Disk(), None
     for at, op in enumerate(log):
         if op.what == "mark":
             mark = op.mark
             continue
         disk.do(op, lambda write: True)
-        yield State(at, mark, disk.image(lambda ops: ops, len(disk.renamings)))
+        if pick.random() >= share:
+            continue
+        yield State(at, mark, disk.image(lambda ops: ops, disk.renamings))
         if op.what == "write":
             yield State(
                 at,
                 mark,
                 disk.image(
                     lambda ops, op=op: torn(ops, rng) if ops and ops[-1] is op else ops,  # type: ignore[misc]
-                    len(disk.renamings),
+                    disk.renamings,
                 ),
             )
+
+
+# -- protocols that leave something out -----------------------------------------------------------
+
+Log = list[Op]
+
+
+def _of(log: Log, end: str = "", start: str = "") -> set[int]:
+    """The numbers of the files that were made under such a name."""
+    return {
+        op.file
+        for op in log
+        if op.what == "create"
+        and op.name.endswith(end)
+        and os.path.basename(op.name).startswith(start)
+    }
+
+
+def appended(log: Log) -> set[int]:
+    """The writes, by identity, behind what was synced of their file; others change old bytes."""
+    size: dict[int, int] = {}
+    synced: dict[int, int] = {}
+    found = set()
+    for op in log:
+        if op.what == "durable":
+            size[op.file] = synced[op.file] = len(op.data)
+        elif op.what == "write":
+            size[op.file] = max(size.get(op.file, 0), op.offset + len(op.data))
+            if op.offset >= synced.get(op.file, 0):
+                found.add(id(op))
+        elif op.what == "truncate":
+            size[op.file] = op.offset
+            found.add(id(op))
+        elif op.what == "sync":
+            synced[op.file] = size.get(op.file, 0)
+    return found
+
+
+def applied_first(log: Log) -> Log:
+    """The log of a writer that changes committed bytes before the journal has them."""
+    journals, new = _of(log, "-journal"), appended(log)
+    changed: Log = []
+    waiting: Log = []
+    for op in reversed(log):
+        if op.what == "write" and op.file not in journals and id(op) not in new:
+            waiting.append(op)
+            continue
+        changed.append(op)
+        if (op.what == "write" and op.file in journals) or op.what == "mark":
+            changed += waiting
+            waiting = []
+    return (changed + waiting)[::-1]
+
+
+def resigned(image: Image) -> Image:
+    """What a recovery sees that does not look at the checksum: every journal is right."""
+    treated = dict(image)
+    for name, data in image.items():
+        if name.endswith("-journal") and len(data) >= HEADER.size:
+            magic, length, _ = HEADER.unpack_from(data)
+            if length < 1 << 20:
+                body = data[HEADER.size :].ljust(length, b"\0")[:length]
+                whole = Journal.sign(body)
+                treated[name] = HEADER.pack(magic, *HEADER.unpack_from(whole)[1:]) + body
+    return treated
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What a broken protocol does otherwise; every part takes the log that it is made from."""
+
+    log: Callable[[Log], Log] = lambda log: log
+    ignored: Callable[[Log], Callable[[Op], bool]] = lambda log: lambda op: False
+    covers: Callable[[Log], Callable[[Op], bool]] = lambda log: lambda op: True
+    treat: Callable[[Image], Image] = lambda image: image
+
+    def states(self, log: Log, *, seed: int = 0, share: float = 1.0) -> Iterator[State]:
+        """What a power cut leaves under this protocol."""
+        log = self.log(log)
+        ignored, covers = self.ignored(log), self.covers(log)
+        for state in crash_states(log, seed=seed, share=share, ignored=ignored, covers=covers):
+            yield State(state.at, state.mark, self.treat(state.image))
+
+
+def _sync_of(end: str = "", start: str = "") -> Callable[[Log], Callable[[Op], bool]]:
+    def ignored(log: Log) -> Callable[[Op], bool]:
+        files = _of(log, end, start)
+        return lambda op: op.what == "sync" and op.file in files
+
+    return ignored
+
+
+def _only(new: bool) -> Callable[[Log], Callable[[Op], bool]]:
+    def covers(log: Log) -> Callable[[Op], bool]:
+        behind, journals = appended(log), _of(log, "-journal")
+        return lambda op: op.file in journals or (id(op) in behind) == new
+
+    return covers
+
+
+MUTANTS: dict[str, Mutant] = {
+    "journal not synced": Mutant(ignored=_sync_of("-journal")),
+    "directory not synced": Mutant(ignored=lambda log: lambda op: op.what == "sync names"),
+    "appended data not synced": Mutant(covers=_only(new=False)),
+    "applied bytes not synced before the next journal": Mutant(covers=_only(new=True)),
+    "applied before journalled": Mutant(log=applied_first),
+    "no checksum": Mutant(treat=resigned),
+}
+#: Those that show only where files are made and put in the place of others.
+FILE_MUTANTS: dict[str, Mutant] = {
+    "new file not synced": Mutant(ignored=_sync_of(start=".")),
+    "no recovery": Mutant(
+        treat=lambda image: {k: v for k, v in image.items() if not k.endswith("-journal")}
+    ),
+}
 
 
 class FaultyIO(PlainIO):

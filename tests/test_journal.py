@@ -20,7 +20,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from crash import FULL, FaultyIO, Image, Op, RecordingIO, State, crash_states, kill_states
+from crash import (
+    FULL,
+    MUTANTS,
+    FaultyIO,
+    Image,
+    Op,
+    RecordingIO,
+    State,
+    crash_states,
+    kill_states,
+)
 
 from neurostore.errors import ClosedError, StoreError, StoreExistsError, WriteError
 from neurostore.journal import HEADER, Journal, journal_path, pending, read_journal, recover
@@ -234,12 +244,11 @@ def enumerate_crashes(
     states: Iterator[State],
     contents: list[dict[str, Any]],
     folder: Path,
-    treat: Callable[[Image], Image] = lambda image: image,
 ) -> tuple[int, str]:
     """How many states were looked at, and the first bad one in words."""
     rng, looked = random.Random(1), 0
     for looked, state in enumerate(states, 1):
-        path = lay_out(treat(state.image), folder)
+        path = lay_out(state.image, folder)
         problem = bad(path, contents, state.mark[0], append=rng.random() < (0.5 if FULL else 0.05))
         if problem:
             return looked, f"operation {state.at}, after commit {state.mark[0]}: {problem}"
@@ -274,67 +283,12 @@ def test_kill_at_every_operation(path: Path, tmp_path: Path, durability: str) ->
     assert looked > 300
 
 
-class AppliedFirst(CrashSafeFile):
-    """Mutant: changes committed bytes before the journal has them."""
-
-    def _append(self, journal: Journal) -> None:
-        super()._append(journal)
-        self._apply(journal)
-
-
-def on_journal(op: Op, log: list[Op]) -> bool:
-    return any(
-        made.what == "create" and made.file == op.file and made.name.endswith("-journal")
-        for made in log
-    )
-
-
-def resigned(image: Image) -> Image:
-    """Mutant: a recovery that does not look at the checksum sees every journal as right."""
-    treated = dict(image)
-    for name, data in image.items():
-        if name.endswith("-journal") and len(data) >= HEADER.size:
-            magic, length, _ = HEADER.unpack_from(data)
-            if length < 1 << 20:
-                body = data[HEADER.size :].ljust(length, b"\0")[:length]
-                whole = Journal.sign(body)
-                treated[name] = HEADER.pack(magic, *HEADER.unpack_from(whole)[1:]) + body
-    return treated
-
-
-MUTANTS: dict[str, dict[str, Any]] = {
-    "journal not synced": {"ignored": "journal sync"},
-    "directory not synced": {"ignored": "directory sync"},
-    "appended data not synced": {"covers": "old bytes only"},
-    "applied bytes not synced before the next journal": {"covers": "new bytes only"},
-    "applied before journalled": {"kind": AppliedFirst},
-    "no checksum": {"treat": resigned},
-}
-
-
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_enumeration_catches_broken_protocol(path: Path, tmp_path: Path, mutant: str) -> None:
-    how = MUTANTS[mutant]
     io = RecordingIO()
-    contents = run_workload(path, io, kind=how.get("kind", CrashSafeFile))
-    ignored = {
-        "journal sync": lambda op: op.what == "sync" and on_journal(op, io.log),
-        "directory sync": lambda op: op.what == "sync names",
-        None: lambda op: False,
-    }[how.get("ignored")]
-    covers = {
-        "old bytes only": lambda op, mark: (
-            op.file != 0 or (op.what == "write" and op.offset < mark[1])
-        ),
-        "new bytes only": lambda op, mark: (
-            op.file != 0 or (op.what == "truncate" or op.offset >= mark[1])
-        ),
-        None: lambda op, mark: True,
-    }[how.get("covers")]
-    states = started(crash_states(io.log, ignored=ignored, covers=covers))
-    _, problem = enumerate_crashes(
-        states, contents, tmp_path / "crash", how.get("treat", lambda image: image)
-    )
+    contents = run_workload(path, io)
+    states = started(MUTANTS[mutant].states(io.log))
+    _, problem = enumerate_crashes(states, contents, tmp_path / "crash")
     assert problem
 
 

@@ -1,0 +1,164 @@
+"""Crashes and faults of the whole store: every operation of the system is one to die in.
+
+The recovered content is that of the last acknowledged step or of the one in flight, and storing
+goes on afterwards; a full disk is reported and costs nothing. `NEUROSTORE_CRASH=full` looks at
+every state instead of a seeded sample, which takes hours rather than seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+from crash import (
+    FILE_MUTANTS,
+    FULL,
+    MUTANTS,
+    Image,
+    Log,
+    RecordingIO,
+    State,
+    crash_states,
+    kill_states,
+)
+from workload import STEPS, Content, content, content_at, fits, spikes
+
+import neurostore
+from neurostore.errors import HDF5StorageError
+from neurostore.journal import recover
+from neurostore.session import close_all
+from neurostore.store import Store
+
+
+@dataclass
+class Run:
+    """What one run of all steps did to the disk, and what the store held after each."""
+
+    log: Log
+    contents: list[Content]
+
+
+def run_steps(folder: Path, durability: str) -> Run:
+    """Do every step with a log, remarked with the number of the steps that are acknowledged."""
+    io = RecordingIO()
+    store = Store(folder / "run.h5", durability=durability, io=io)  # type: ignore[arg-type]
+    contents = [content(store)]
+    io.mark(0)
+    for number, step in enumerate(STEPS, 1):
+        step.do(store)
+        contents.append(content(store))
+        io.mark(number)
+    store.close()
+    close_all()
+    assert not [name for name in os.listdir(folder) if not name.endswith(".h5")]
+    return Run(io.log, contents)
+
+
+@pytest.fixture(scope="module")
+def power(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_steps(tmp_path_factory.mktemp("power"), "power")
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_steps(tmp_path_factory.mktemp("process"), "process")
+
+
+def lay_out(image: Image, folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, data in image.items():
+        (folder / os.path.basename(name)).write_bytes(data)
+    return folder / "run.h5"
+
+
+@dataclass
+class Judge:
+    """Recovers states and compares what is there; the same bytes are read once."""
+
+    run: Run
+    folder: Path
+    known: dict[bytes, Content] = field(default_factory=dict)
+    looked: int = 0
+
+    def problem(self, state: State, thorough: bool) -> str:
+        """What is wrong with what a crash left, or the empty string."""
+        self.looked += 1
+        done = -1 if state.mark is None else state.mark
+        try:
+            path = lay_out(state.image, self.folder)
+            found = self._appended(path) if thorough else self._recovered(path)
+        except (HDF5StorageError, OSError, RuntimeError, KeyError, ValueError) as error:
+            return f"{self._where(state, done)}: {type(error).__name__}: {error}"
+        before = self.run.contents[max(done, 0)]
+        after = self.run.contents[min(done + 1, len(STEPS))]
+        if fits(found, before, after, done < len(STEPS) and STEPS[max(done, 0)].gradual):
+            return ""
+        lost, new = before.keys() - found.keys(), found.keys() - before.keys()
+        return f"{self._where(state, done)}: lost {sorted(lost)[:3]}, new {sorted(new)[:3]}"
+
+    def _where(self, state: State, done: int) -> str:
+        inside = STEPS[done].name if 0 <= done < len(STEPS) else "the beginning or the end"
+        return f"operation {state.at}, in {inside!r}"
+
+    def _recovered(self, path: Path) -> Content:
+        for file in sorted(self.folder.glob("*.h5")):
+            recover(file, settle=True, durability="process")
+        digest = blake2b()
+        for file in sorted(self.folder.glob("[!.]*.h5")):
+            data = file.read_bytes()
+            digest.update(f"{file.name} {len(data)} ".encode() + data)
+        key = digest.digest()
+        if key not in self.known:
+            self.known[key] = content_at(path)
+        return self.known[key]
+
+    def _appended(self, path: Path) -> Content:
+        """Let the store itself recover, store something, and take that out of the answer."""
+        found = content_at(path)
+        with neurostore.open(path, durability="process") as store:
+            added = store.store(spikes(5.0, 7))
+            after = content(store)
+        close_all()
+        del after[added]
+        if after != found or added in found:
+            raise ValueError("storing afterwards changed what was there")
+        return found
+
+
+def judged(run: Run, states: Iterator[State], folder: Path) -> Judge:
+    """Look at states, the store itself recovering some of them; fail on a bad one."""
+    rng, judge = random.Random(0), Judge(run, folder)
+    for state in states:
+        problem = judge.problem(state, thorough=rng.random() < 0.04)
+        assert not problem
+    return judge
+
+
+def test_power_cut_at_every_operation(power: Run, tmp_path: Path) -> None:
+    for seed in range(5 if FULL else 1):
+        states = crash_states(power.log, seed=seed, share=1.0 if FULL else 0.3)
+        assert judged(power, states, tmp_path / "crash").looked > 400
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_kill_at_every_operation(
+    durability: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(durability)
+    states = kill_states(run.log, share=1.0 if FULL else 0.5)
+    assert judged(run, states, tmp_path / "crash").looked > 100
+
+
+@pytest.mark.parametrize("name", [*MUTANTS, *FILE_MUTANTS])
+def test_enumeration_catches_broken_protocol(power: Run, tmp_path: Path, name: str) -> None:
+    mutant = {**MUTANTS, **FILE_MUTANTS}[name]
+    judge = Judge(power, tmp_path / "crash")
+    states = mutant.states(power.log, share=1.0 if FULL else 0.3)
+    assert any(judge.problem(state, thorough=False) for state in states)
