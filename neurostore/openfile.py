@@ -21,6 +21,7 @@ from neurostore import catalogue_file, journal, osio, overlay, safefile, tree
 from neurostore.catalogue import Catalogue
 from neurostore.errors import (
     ClosedError,
+    HDF5StorageError,
     LockTimeoutError,
     ReadOnlyError,
     StoreError,
@@ -257,6 +258,12 @@ class OpenFile:
             try:
                 self._settle()
                 yield
+            except (OSError, RuntimeError) as error:  # HDF5 raises either when a disk is full
+                if isinstance(error, HDF5StorageError):
+                    raise
+                raise osio.refused(
+                    str(self.path), "putting a new file in its place", error, "the old one stands"
+                ) from error
             finally:
                 self._locks.release_writer()
 

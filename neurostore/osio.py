@@ -7,8 +7,8 @@ appear whole or not at all. Nothing here knows what is in a file.
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import logging
 import os
 import secrets
 import sys
@@ -28,6 +28,8 @@ __all__ = [
     "replace",
     "write_all",
 ]
+
+_log = logging.getLogger(__name__)
 
 Durability = Literal["power", "process"]
 Bytes = bytes | bytearray | memoryview
@@ -208,9 +210,13 @@ def replace(
 
 
 def discard(path: str | os.PathLike[str], io: IO) -> None:
-    """Remove a name, if it is there."""
-    with contextlib.suppress(FileNotFoundError):
+    """Remove the name of a temporary file, if it is there; one that cannot be removed stays."""
+    try:
         io.unlink(os.fspath(path))
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # not worth hiding the error that is under way, or a success
+        _log.warning("%s: a temporary file cannot be removed: %s", path, error)
 
 
 def create(

@@ -148,7 +148,11 @@ class CrashSafeFile(View):
     def put(self, data: Any, offset: int) -> None:
         """Write at ``offset``, past HDF5, what HDF5 keeps no copy of; the position stays."""
         self._own()
-        self._write(data, offset)
+        try:
+            self._write(data, offset)
+        except OSError as error:
+            self._keep("write", error)
+            self.check()
 
     def _write(self, data: Any, start: int) -> None:
         stop = start + len(data)

@@ -25,6 +25,7 @@ from neurostore.errors import (
     DamagedError,
     ReadOnlyError,
     RecordNotFoundError,
+    StoreError,
     StoreExistsError,
     StoreNotFoundError,
 )
@@ -323,6 +324,10 @@ def create(path: Path, io: IO | None = None) -> None:
         osio.create(path, tree.build, io=io)
     except PermissionError as error:
         raise ReadOnlyError(f"{path}: cannot be made: {error.strerror}") from error
+    except (OSError, RuntimeError) as error:  # HDF5 raises either
+        if isinstance(error, StoreError):
+            raise
+        raise osio.refused(str(path), "making the file", error, "nothing was made") from error
 
 
 def close_all() -> None:

@@ -7,6 +7,8 @@ every state instead of a seeded sample, which takes hours rather than seconds.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import random
 import shutil
@@ -20,6 +22,7 @@ from crash import (
     FILE_MUTANTS,
     FULL,
     MUTANTS,
+    FaultyIO,
     Image,
     Log,
     RecordingIO,
@@ -30,7 +33,7 @@ from crash import (
 from workload import STEPS, Content, content, content_at, fits, spikes
 
 import neurostore
-from neurostore.errors import HDF5StorageError
+from neurostore.errors import ClosedError, HDF5StorageError, WriteError
 from neurostore.journal import recover
 from neurostore.session import close_all
 from neurostore.store import Store
@@ -44,20 +47,24 @@ class Run:
     contents: list[Content]
 
 
-def run_steps(folder: Path, durability: str) -> Run:
-    """Do every step with a log, remarked with the number of the steps that are acknowledged."""
+def run_steps(folder: Path, durability: str, contents: list[Content] | None = None) -> Run:
+    """Do every step with a log, remarked with the number of the steps that are acknowledged.
+
+    The contents after each are the same in every run.
+    """
     io = RecordingIO()
     store = Store(folder / "run.h5", durability=durability, io=io)  # type: ignore[arg-type]
-    contents = [content(store)]
+    found = [content(store)]
     io.mark(0)
     for number, step in enumerate(STEPS, 1):
         step.do(store)
-        contents.append(content(store))
+        found.append(content(store) if contents is None else contents[number])
         io.mark(number)
+    assert content(store) == found[-1]
     store.close()
     close_all()
     assert not [name for name in os.listdir(folder) if not name.endswith(".h5")]
-    return Run(io.log, contents)
+    return Run(io.log, found)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +73,8 @@ def power(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run_steps(tmp_path_factory.mktemp("process"), "process")
+def process(power: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_steps(tmp_path_factory.mktemp("process"), "process", power.contents)
 
 
 def lay_out(image: Image, folder: Path) -> Path:
@@ -162,3 +169,56 @@ def test_enumeration_catches_broken_protocol(power: Run, tmp_path: Path, name: s
     judge = Judge(power, tmp_path / "crash")
     states = mutant.states(power.log, share=1.0 if FULL else 0.3)
     assert any(judge.problem(state, thorough=False) for state in states)
+
+
+FAULTS = [(errno.ENOSPC, False), (errno.ENOSPC, True), (errno.EIO, True), (0, False), (0, True)]
+
+
+def stopped_by(folder: Path, io: FaultyIO) -> tuple[Store | None, int, HDF5StorageError | None]:
+    """Do the steps until one is refused; the store, the number done (-1: not made), the error."""
+    store, done = None, -1
+    try:
+        store = Store(folder / "run.h5", durability="power", io=io)
+        for step in STEPS:
+            done += 1
+            step.do(store)
+        done = len(STEPS)
+        store.close()
+    except HDF5StorageError as error:
+        return store, max(done, 0) if store else -1, error
+    return store, done, None
+
+
+@pytest.mark.parametrize(("number", "for_good"), FAULTS)
+def test_every_refused_operation_is_reported(
+    power: Run, tmp_path: Path, number: int, for_good: bool
+) -> None:
+    """Nothing acknowledged is lost, for the store that goes on and for one that opens later."""
+    probe = FaultyIO(0, number, for_good=False)
+    (tmp_path / "probe").mkdir()
+    stopped_by(tmp_path / "probe", probe)
+    points = range(1, probe.count + 1)
+    for at in points if FULL else random.Random(number + for_good).sample(points, 5):
+        folder = tmp_path / "fault"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        io = FaultyIO(at, number, for_good=for_good)
+        store, done, failure = stopped_by(folder, io)
+        if not io.fired:  # how many pieces HDF5 writes in is not always the same
+            assert at > 0.9 * probe.count
+            continue
+        assert failure is not None or done == len(STEPS)
+        path = folder / "run.h5"
+        if store is None:
+            assert not path.exists() or content_at(path) == {}
+            continue
+        before = power.contents[done]
+        after = power.contents[min(done + 1, len(STEPS))]
+        gradual = done < len(STEPS) and STEPS[done].gradual
+        with contextlib.suppress(WriteError, ClosedError):  # where recovery is refused, too
+            assert fits(content(store), before, after, gradual)
+        close_all()
+        assert fits(content_at(path), before, after, gradual)
+        with neurostore.open(path, durability="process") as again:
+            assert again.store(spikes(5.0, 7)) in again.ids()
+        close_all()
