@@ -10,14 +10,16 @@ record kinds nor checks that values agree with their checksums.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
-from h5py import h5d, h5ds, h5g, h5o, h5s, h5z
+from h5py import h5d, h5ds, h5g, h5o, h5s
 
 from neurostore import h5attrs
+from neurostore.filters import Checksum
 from neurostore.h5attrs import Packed
+from neurostore.scales import address_of, attached
 
 __all__ = [
     "HASH_ATTR",
@@ -123,8 +125,15 @@ def read(group: h5g.GroupID) -> int | None:
     return None if text is None else int(text, 16)
 
 
-def of_group(group: h5g.GroupID) -> int:
+def of_group(
+    group: h5g.GroupID, checksums: Mapping[bytes, Iterable[Checksum]] | None = None
+) -> int:
     """Return the hash of a part from what stands in the file now.
+
+    Parameters
+    ----------
+    checksums
+        Those of the chunks of a dataset, by its link, where they were read already.
 
     Raises
     ------
@@ -134,12 +143,12 @@ def of_group(group: h5g.GroupID) -> int:
     total = attributes(b"", h5attrs.packed(group, skip=_OWN))
     opened = {link: item for link in group if (item := h5o.open(group, link)) is not None}
     datasets = {link: item for link, item in opened.items() if isinstance(item, h5d.DatasetID)}
-    scales = {_address(item): link for link, item in datasets.items() if h5ds.is_scale(item)}
+    scales = {address_of(item): link for link, item in datasets.items() if h5ds.is_scale(item)}
     total += sizes({link: item.shape for link, item in datasets.items()})
     for link, item in datasets.items():
         total += attributes(link, h5attrs.packed(item))
         total += variable(link, item.dtype.str, _dims(item, scales))
-        total += _stored(link, item)
+        total += _stored(link, item, checksums.get(link) if checksums else None)
     return total % _MODULUS
 
 
@@ -149,24 +158,13 @@ _OWN = frozenset({HASH_ATTR})
 def _dims(dataset: h5d.DatasetID, scales: Mapping[int, bytes]) -> list[bytes]:
     if h5ds.is_scale(dataset):
         return []
-    found = []
-    for axis in range(dataset.rank):
-        address = h5ds.iterate(dataset, axis, _address) if _has_scale(dataset, axis) else 0
-        found.append(scales.get(address or 0, b"?"))
-    return found
+    return [scales.get(attached(dataset, axis) or 0, b"?") for axis in range(dataset.rank)]
 
 
-def _has_scale(dataset: h5d.DatasetID, axis: int) -> bool:
-    return bool(h5ds.get_num_scales(dataset, axis) > 0)
-
-
-def _address(dataset: h5d.DatasetID) -> int:
-    return int(h5o.get_info(dataset).addr)
-
-
-def _stored(link: bytes, dataset: h5d.DatasetID) -> int:
+def _stored(link: bytes, dataset: h5d.DatasetID, known: Iterable[Checksum] | None) -> int:
     if dataset.get_create_plist().get_layout() == h5d.CHUNKED:
-        return sum(chunk(link, offset, checksum) for offset, checksum in chunks_of(dataset))
+        found = chunks_of(dataset) if known is None else known
+        return sum(chunk(link, offset, checksum) for offset, checksum in found)
     if dataset.get_storage_size() == 0:
         return 0
     raw = np.empty(dataset.shape, dataset.dtype)
@@ -174,16 +172,9 @@ def _stored(link: bytes, dataset: h5d.DatasetID) -> int:
     return values(link, raw.tobytes())
 
 
-def chunks_of(dataset: h5d.DatasetID) -> Iterable[tuple[tuple[int, ...], bytes]]:
-    """Yield offset and checksum of every chunk that is stored.
-
-    Chunks whose last filter is not Fletcher32, which this package does not write, count by the
-    digest of their bytes.
-    """
-    properties = dataset.get_create_plist()
-    last = properties.get_nfilters() - 1
-    has_checksum = last >= 0 and properties.get_filter(last)[0] == h5z.FILTER_FLETCHER32
-    for number in range(dataset.get_num_chunks()):
-        offset = dataset.get_chunk_info(number).chunk_offset
-        raw = dataset.read_direct_chunk(offset)[1]
-        yield offset, raw[-4:] if has_checksum else blake2b(raw, digest_size=16).digest()
+def chunks_of(dataset: h5d.DatasetID) -> Iterator[Checksum]:
+    """Yield offset and checksum, its last four bytes, of every chunk that is stored."""
+    found: list[tuple[int, ...]] = []
+    dataset.chunk_iter(lambda info: found.append(tuple(info.chunk_offset)))
+    for offset in found:
+        yield offset, dataset.read_direct_chunk(offset)[1][-4:]

@@ -21,6 +21,7 @@ from neurostore.content import HASH_ATTR
 from neurostore.errors import DamagedError
 from neurostore.index import with_event_index
 from neurostore.records import LINK_ATTR
+from neurostore.scales import address_of, attached, referrers
 from neurostore.schema import Kind
 
 __all__ = ["Part", "dataset", "look", "record"]
@@ -135,7 +136,7 @@ def _record_attrs(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 def _item(link: bytes, dataset: h5d.DatasetID) -> _Item:
     is_scale = bool(h5ds.is_scale(dataset))
     bare = is_scale and h5ds.get_scale_name(dataset).startswith(_BARE)
-    address = int(h5o.get_info(dataset).addr) if is_scale else 0
+    address = address_of(dataset)
     attrs = dict(h5attrs.read_all(dataset))
     name = str(attrs.get(LINK_ATTR, link.decode()))
     return _Item(link, name, dataset, address, is_scale, bare, dataset.rank, attrs)
@@ -144,10 +145,12 @@ def _item(link: bytes, dataset: h5d.DatasetID) -> _Item:
 def _dimensions(items: Sequence[_Item], kind: Kind | None) -> dict[bytes, tuple[str, ...]]:
     """Names of the dimensions of every dataset, by the scales attached to it.
 
-    Scales are matched by object address: asking HDF5 for the *name* of an object behind a
-    reference makes it search the whole file.
+    Scales are matched by object address, and asked first: see ``neurostore.scales``.
     """
     by_address = {item.address: item.name for item in items if item.is_scale}
+    told = {
+        place: item.name for item in items if item.is_scale for place in referrers(item.dataset)
+    }
     by_number = (
         {
             int(number): item.name
@@ -158,7 +161,7 @@ def _dimensions(items: Sequence[_Item], kind: Kind | None) -> dict[bytes, tuple[
         if any(item.is_scale and item.rank > 1 for item in items)
         else {}
     )
-    dims = {item.link: _dims_of(item, by_address, by_number) for item in items}
+    dims = {item.link: _dims_of(item, told, by_address, by_number) for item in items}
     bare_names = {item.link.decode().removeprefix(_NON_COORD): item for item in items}
     if any(None in found for found in dims.values()):
         defaults = default_dims({name: it.dataset.shape for name, it in bare_names.items()}, kind)
@@ -171,7 +174,10 @@ def _dimensions(items: Sequence[_Item], kind: Kind | None) -> dict[bytes, tuple[
 
 
 def _dims_of(
-    item: _Item, by_address: Mapping[int, str], by_number: Mapping[int, str]
+    item: _Item,
+    told: Mapping[tuple[int, int], str],
+    by_address: Mapping[int, str],
+    by_number: Mapping[int, str],
 ) -> tuple[str | None, ...]:
     if item.is_scale:
         if item.rank <= 1:
@@ -180,14 +186,15 @@ def _dims_of(
         if numbers is None:
             return (item.name, *(None,) * (item.rank - 1))
         return tuple(by_number.get(int(number)) for number in numbers)
-    return tuple(_scale_of(item.dataset, axis, by_address) for axis in range(item.rank))
+    return tuple(
+        told.get((item.address, axis)) or _scale_of(item.dataset, axis, by_address)
+        for axis in range(item.rank)
+    )
 
 
 def _scale_of(dataset: h5d.DatasetID, axis: int, by_address: Mapping[int, str]) -> str | None:
-    if h5ds.get_num_scales(dataset, axis) < 1:
-        return None
-    found = h5ds.iterate(dataset, axis, lambda scale: int(h5o.get_info(scale).addr))
-    return by_address.get(found)
+    found = attached(dataset, axis)
+    return None if found is None else by_address.get(found)
 
 
 def default_dims(

@@ -31,6 +31,7 @@ __all__ = [
     "examine",
     "examine_tree",
     "infer_kind",
+    "misfits",
     "problems",
 ]
 
@@ -176,6 +177,18 @@ def problems(ds: xr.Dataset) -> list[str]:
     except ValidationError as error:
         return list(error.problems)
     return []
+
+
+def misfits(variables: Mapping[Hashable, xr.Variable], kind: Kind) -> list[str]:
+    """Return where names, dimensions, sizes and dtypes are no record's; no value is read."""
+    found = _Findings()
+    draft = Draft(dict(variables), frozenset(), {})
+    _check_variables(draft.variables, draft, kind, found)
+    for name, variable in variables.items():
+        for dim, size in zip(variable.dims, variable.shape, strict=True):
+            if draft.sizes[dim] != size:
+                found.add(f"{name}: {dim} is {size} long, elsewhere {draft.sizes[dim]}")
+    return found.problems
 
 
 def examine(given: xr.Dataset | Draft) -> Record:

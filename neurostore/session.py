@@ -165,7 +165,8 @@ class Session(OpenFile):
             if code:
                 self._templates[code] = found
             return {f"{path}/{entry.id}": part for path, part in found.items()}
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            # A header that fails its checksum is a KeyError to h5py.
             raise DamagedError(
                 f"{self.path}: the record {entry.id!r} is damaged: {error}"
             ) from error

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import xarray as xr
 
-from neurostore import filters, lifecycle, querying, records, series
+from neurostore import filters, lifecycle, querying, records, series, verify
 from neurostore.combining import JOINS, Join
 from neurostore.errors import ClosedError, ReadOnlyError, ValidationError
 from neurostore.osio import IO, Durability
@@ -364,6 +364,44 @@ class Store:
             return False
         self.rotate()
         return True
+
+    def verify(
+        self,
+        *,
+        series: bool = True,
+        time_limit: float = verify.TIME_LIMIT,
+        memory_limit: int = verify.MEMORY_LIMIT,
+        progress: verify.Progress | None = None,
+    ) -> verify.Report:
+        """Check every record, in another process, because a damaged file can crash or hang HDF5.
+
+        Parameters
+        ----------
+        series
+            Whether the rotated files are read, too.
+        time_limit
+            Seconds that reading one record may take; large ones get more.
+        memory_limit
+            Bytes of memory that reading may take, on Linux.
+        progress
+            Called with the number of records done and the number of all.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
+        ...     print(store.verify())
+        'train_12.5'
+        1 record in 1 file: all sound
+        """
+        return verify.verify(
+            self._session().path,
+            series_too=series,
+            time_limit=time_limit,
+            memory_limit=memory_limit,
+            progress=progress,
+        )
 
     @contextmanager
     def _exclusive(self) -> Iterator[Session]:

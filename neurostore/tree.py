@@ -302,7 +302,9 @@ def read_values(
     """Return values of one dataset as they are on disk; ``where`` names the file in errors."""
     try:
         dataset = h5d.open(h5file.id, address.encode())
-    except KeyError:
+    except KeyError as error:
+        if h5file.get(address, getlink=True) is not None:  # there, and fails its checksum
+            raise DamagedError(f"{where}: {address}: {error}") from error
         raise RecordNotFoundError(
             f"{where}: {address} is not there any more; it was removed after it was opened"
         ) from None

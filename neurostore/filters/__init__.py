@@ -12,6 +12,7 @@ catalogues or the creation of datasets.
 
 from __future__ import annotations
 
+from .checking import check
 from .pipeline import COMPACT_BYTES, Pipeline, check_options, choose, chunk_shape, length_class
 from .reading import read
 from .writing import Checksum, write
@@ -20,6 +21,7 @@ __all__ = [
     "COMPACT_BYTES",
     "Checksum",
     "Pipeline",
+    "check",
     "check_options",
     "choose",
     "chunk_shape",
