@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks import (
+    breakdown,
     growth,
     import_time,
     long_train,
@@ -40,6 +41,7 @@ CASES: tuple[Case, ...] = (
     stock_append,
     retrieve_one,
     open_engine,
+    breakdown,
     growth,
     time_range,
     record_bytes,

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
-from h5py import h5d, h5ds, h5g, h5o, h5s
+from h5py import h5a, h5d, h5ds, h5g, h5o, h5s
 
 from neurostore import h5attrs
 from neurostore.filters import Checksum
@@ -29,6 +29,7 @@ __all__ = [
     "chunks_of",
     "fill",
     "of_group",
+    "put",
     "read",
     "shape_text",
     "sizes",
@@ -116,7 +117,12 @@ def fill(group: h5g.GroupID, total: int) -> None:
     >>> before, after = sizes({b"x": (3,)}), sizes({b"x": (4,)})
     >>> fill(group, read(group) - before + after)  # doctest: +SKIP
     """
-    h5attrs.fill(group, HASH_ATTR, b"%032x" % (total % _MODULUS), SIZE)
+    put(h5a.open(group, HASH_ATTR), total)
+
+
+def put(attribute: h5a.AttrID, total: int) -> None:
+    """Write the sum of all items into that attribute, which is open."""
+    h5attrs.put_text(attribute, b"%032x" % (total % _MODULUS), SIZE)
 
 
 def read(group: h5g.GroupID) -> int | None:

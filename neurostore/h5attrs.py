@@ -16,9 +16,12 @@ from h5py import h5a, h5s, h5t
 __all__ = [
     "Packed",
     "fill",
+    "number_type",
     "overwrite",
     "pack",
     "packed",
+    "put_numbers",
+    "put_text",
     "read_all",
     "read_one",
     "reserve",
@@ -52,37 +55,51 @@ def pack(name: str, value: Any) -> Packed:
     return name.encode(), (array.dtype.str, array.shape, array.tobytes()), False
 
 
-def write(location: Any, attribute: Packed) -> None:
-    """Create an attribute of the object ``location``."""
+def write(location: Any, attribute: Packed) -> h5a.AttrID:
+    """Create an attribute of the object ``location``, and return it."""
     name, value, is_text = attribute
     if is_text:
         kind = _text_type(len(value))
-        h5a.create(location, name, kind, _SCALAR).write(np.array(value or b"\0"), kind)
-        return
+        made = h5a.create(location, name, kind, _SCALAR)
+        made.write(np.array(value or b"\0"), kind)
+        return made
     dtype, shape, raw = value
     array = np.frombuffer(raw, dtype).reshape(shape)
     space = h5s.create_simple(shape) if shape else _SCALAR
-    kind = _number_type(array.dtype)
-    h5a.create(location, name, kind, space).write(array, kind)
+    kind = number_type(array.dtype)
+    made = h5a.create(location, name, kind, space)
+    made.write(array, kind)
+    return made
 
 
-def reserve(location: Any, name: bytes, size: int) -> None:
+def reserve(location: Any, name: bytes, size: int) -> h5a.AttrID:
     """Create a text attribute with room for ``size`` bytes, for :func:`fill` to write."""
-    h5a.create(location, name, _text_type(size), _SCALAR)
+    return h5a.create(location, name, _text_type(size), _SCALAR)
 
 
 def fill(location: Any, name: bytes, text: bytes, size: int) -> None:
     """Write text into the ``size`` bytes reserved for it; NULs fill the rest."""
-    h5a.open(location, name).write(np.array(text, f"S{size}"), _text_type(size))
+    put_text(h5a.open(location, name), text, size)
+
+
+def put_text(attribute: h5a.AttrID, text: bytes, size: int) -> None:
+    """Write text into an open attribute of ``size`` bytes; NULs fill the rest."""
+    attribute.write(np.array(text, f"S{size}"), _text_type(size))
 
 
 def overwrite(location: Any, name: bytes, values: np.ndarray[Any, Any]) -> None:
     """Give an existing numeric attribute of the same shape new values."""
-    h5a.open(location, name).write(values, _number_type(values.dtype))
+    put_numbers(h5a.open(location, name), values)
+
+
+def put_numbers(attribute: h5a.AttrID, values: np.ndarray[Any, Any]) -> None:
+    """Give an open numeric attribute of the same shape new values."""
+    attribute.write(values, number_type(values.dtype))
 
 
 @lru_cache(maxsize=256)
-def _number_type(dtype: np.dtype[Any]) -> Any:
+def number_type(dtype: np.dtype[Any]) -> Any:
+    """Return the HDF5 type of numbers."""
     # Kept, because h5py would make it anew for every attribute, which costs as much as the rest.
     return h5t.py_create(dtype)
 

@@ -64,6 +64,8 @@ class Piece:
     coordinates: tuple[str, ...]
     #: Link name of every variable and dimension of the record.
     links: dict[str, str]
+    #: That of the record; with it, pieces of one path differ in the order of the columns alone.
+    structure: str
 
 
 @dataclass(frozen=True)
@@ -435,19 +437,25 @@ def _assemble(
     stamp: Column,
 ) -> Record:
     coordinates = [column for column in columns if column.coordinate]
+    structure = _structure(sizes, kind, [*columns, stamp])
     return Record(
         kind=kind,
         timestamp=float(stamp.values),
         name=name,
-        pieces=_pieces(kind, columns, stamp, name, attrs),
-        structure=_structure(sizes, kind, [*columns, stamp]),
+        pieces=_pieces(kind, columns, stamp, name, attrs, structure),
+        structure=structure,
         labels=_labels(coordinates, kind.elastic if kind.combine == "ragged" else None),
         length=int(sizes.get(kind.elastic, 0)) if kind.elastic else 0,
     )
 
 
 def _pieces(
-    kind: Kind, columns: list[Column], stamp: Column, name: str, attrs: dict[str, Any]
+    kind: Kind,
+    columns: list[Column],
+    stamp: Column,
+    name: str,
+    attrs: dict[str, Any],
+    structure: str,
 ) -> tuple[Piece, ...]:
     """Deal the variables to the parts: a coordinate goes wherever all its dims are used."""
     dealt: list[tuple[str, list[Column]]] = []
@@ -464,7 +472,7 @@ def _pieces(
     named = [name for column in [*columns, stamp] for name in (column.name, *column.dims)]
     links = names.links(tuple(dict.fromkeys(named)))
     return tuple(
-        _piece(path, [*mine, stamp], kind, name, attrs if number == 0 else {}, links)
+        _piece(path, [*mine, stamp], kind, name, attrs if number == 0 else {}, links, structure)
         for number, (path, mine) in enumerate(dealt)
     )
 
@@ -501,13 +509,14 @@ def _piece(
     name: str,
     attrs: dict[str, Any],
     links: dict[str, str],
+    structure: str,
 ) -> Piece:
     stamped: dict[str, Any] = {"kind": kind.name, "schema_version": schema.SCHEMA_VERSION}
     if kind.label is not None:
         stamped[kind.label] = name
     stamped.update(attrs)
     auxiliary = tuple(links[c.name] for c in columns if c.coordinate and c.dims[:1] != (c.name,))
-    return Piece(path, tuple(columns), stamped, auxiliary, links)
+    return Piece(path, tuple(columns), stamped, auxiliary, links, structure)
 
 
 def _structure(sizes: Mapping[Hashable, int], kind: Kind, columns: Iterable[Column]) -> str:

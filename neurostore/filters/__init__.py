@@ -15,7 +15,7 @@ from __future__ import annotations
 from .checking import check
 from .pipeline import COMPACT_BYTES, Pipeline, check_options, choose, chunk_shape, length_class
 from .reading import read
-from .writing import Checksum, write
+from .writing import Checksum, single_chunk, write, write_plain
 
 __all__ = [
     "COMPACT_BYTES",
@@ -27,5 +27,7 @@ __all__ = [
     "chunk_shape",
     "length_class",
     "read",
+    "single_chunk",
     "write",
+    "write_plain",
 ]

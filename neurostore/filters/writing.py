@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -52,13 +53,13 @@ def write(
     if array.size == 0:
         return 0
     if not pipeline.by_hand:
-        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.asarray(array, order="C"))
+        write_plain(dataset, array)
         if checksums is not None and pipeline.chunks is not None:
             checksums += _of_hdf5(dataset)
         return int(dataset.get_storage_size())
     assert pipeline.chunks is not None
-    if all(n <= chunk for n, chunk in zip(array.shape, pipeline.chunks, strict=True)):
-        data = _encoded(array, pipeline)
+    data = single_chunk(array, pipeline)
+    if data is not None:
         dataset.write_direct_chunk((0,) * array.ndim, data)
         if checksums is not None:
             checksums.append(((0,) * array.ndim, data[-4:]))
@@ -76,6 +77,30 @@ def write(
         if checksums is not None:
             checksums.append((offset, data[-4:]))
     return stored
+
+
+def write_plain(dataset: h5py.h5d.DatasetID, array: Array) -> None:
+    """Write a whole array by HDF5, of the type of the dataset."""
+    kind = _type_of(array.dtype)
+    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.asarray(array, order="C"), kind)
+
+
+@lru_cache(maxsize=64)
+def _type_of(dtype: np.dtype[Any]) -> h5py.h5t.TypeID:
+    # Kept: to make it costs more than to write a small array.
+    return h5py.h5t.py_create(dtype)
+
+
+def single_chunk(array: Array, pipeline: Pipeline) -> Any:
+    """Make the stored bytes of an array that is one chunk encoded here; None for any other.
+
+    The last four are its checksum. Making them needs no dataset.
+    """
+    if pipeline.chunks is None or not pipeline.by_hand or not array.size:
+        return None
+    if any(n > chunk for n, chunk in zip(array.shape, pipeline.chunks, strict=True)):
+        return None
+    return _encoded(array, pipeline)
 
 
 def _of_hdf5(dataset: h5py.h5d.DatasetID) -> Iterator[Checksum]:
