@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+#: Modules whose examples need a package that not everybody has.
+collect_ignore = [
+    f"neurostore/interop/{package}.py"
+    for package in ("neo", "nir", "pynapple")
+    if find_spec(package) is None
+]
 
 
 @pytest.fixture(autouse=True)

@@ -62,6 +62,7 @@ FLOORS = {
     "demo": 7,
     "engine": 7,
     "hdf5_storage": 7,
+    "interop": 7,
     "__init__": 8,
     "__main__": 8,
 }
@@ -70,6 +71,7 @@ KNOWN_SIBLINGS = {("cli", "demo")}
 HDF5_FLOORS = range(1, 4)
 # Heavy, or not installed everywhere: imported by the function that needs them.
 LAZY = {"jax", "matplotlib", "dask", "netCDF4", "cf_xarray"}
+LAZY |= {"brian2", "neo", "nir", "pynapple", "pynwb"}
 
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
