@@ -9,7 +9,7 @@ from typing import Any
 
 import xarray as xr
 
-from neurostore import records, schema
+from neurostore import glance, records, schema
 from neurostore.combining import Join
 from neurostore.errors import ValidationError
 from neurostore.store import Store
@@ -146,7 +146,24 @@ class _Neuro:
 
 @xr.register_dataset_accessor("neuro")  # type: ignore[no-untyped-call]
 class DatasetNeuro(_Neuro):
-    """``ds.neuro``: store this record, or ask the file that it came from."""
+    """``ds.neuro``: store this record, or ask the file that it came from.
+
+    By itself it shows what the Dataset is to neurostore: a record, a range of them, a catalogue.
+
+    >>> import neurostore
+    >>> print(neurostore.spike_train([0.1], [1], timestamp=12.5).neuro)
+    <neurostore record> spike_train 32 B
+    Time: 12.5 s
+    Labels:
+        spike_times  (spike: 1)  float64  spike times relative to the timestamp [s]
+        neuron_ids   (spike: 1)  int64    neuron that fired
+    """
+
+    def __repr__(self) -> str:
+        return glance.of_dataset(self._obj).text()
+
+    def _repr_html_(self) -> str:
+        return glance.of_dataset(self._obj).html()
 
     def store(self, path: PathLike | None = None, **settings: Any) -> str:
         """Store this record and return its id; it is committed when this returns.

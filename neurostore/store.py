@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -11,10 +11,11 @@ from typing import Any, Literal, Self
 
 import xarray as xr
 
-from neurostore import filters, lifecycle, querying, records, series, verify
+from neurostore import filters, glance, lifecycle, querying, records, series, verify
 from neurostore.combining import JOINS, Join
-from neurostore.errors import ClosedError, ReadOnlyError, ValidationError
+from neurostore.errors import ClosedError, HDF5StorageError, ReadOnlyError, ValidationError
 from neurostore.osio import IO, Durability
+from neurostore.page import Page, Section
 from neurostore.session import Session, attach, release
 from neurostore.stencil import Layout
 from neurostore.times import TimeLike
@@ -123,8 +124,20 @@ class Store:
         return self._layout.compression
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"mode {self.mode!r}"
-        return f"<neurostore.Store {str(self.path)!r}, {state}>"
+        return self._page(Page.text)
+
+    def _repr_html_(self) -> str:
+        return self._page(Page.html)
+
+    def _page(self, show: Callable[[Page], str]) -> str:
+        """Show what is in the file; a repr raises nothing."""
+        if self._closed:
+            return show(Page("neurostore.Store", "closed", [Section("File", str(self.path))]))
+        try:
+            return show(glance.of_store(self._session(), self.mode))
+        except (HDF5StorageError, OSError) as error:
+            about = [Section("File", str(self.path)), Section("Error", str(error))]
+            return show(Page("neurostore.Store", "cannot be looked at", about))
 
     def _session(self) -> Session:
         """Return the session of the file that is at the path now."""
