@@ -7,7 +7,7 @@ affair.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ __all__ = [
     "Source",
     "StackedArray",
     "StoredArray",
+    "Wanted",
+    "fill",
     "lazy",
 ]
 
@@ -37,9 +39,22 @@ Key = tuple[int | slice, ...]
 class Source(Protocol):
     """A file that datasets can be read from, now or after it was closed and opened again."""
 
+    @property
+    def file(self) -> Hashable:
+        """What sources in one file have in common."""
+        ...
+
     def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
         """Return the selected values of the dataset at ``address`` as they are on disk."""
         ...
+
+    def fill(self, wanted: Sequence[Wanted]) -> None:
+        """Do what `read` does for many sources of one file at once, into given arrays."""
+        ...
+
+
+#: A source, an address, a selection, and the array that takes the values as they are on disk.
+Wanted = tuple[Any, str, Key | None, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,8 @@ class Place:
     logical: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    #: Dtype on disk where the same bytes are the values in memory, else None.
+    stored: np.dtype[Any] | None = None
 
     @classmethod
     def of(
@@ -60,13 +77,31 @@ class Place:
         ours = types.drops_last_dim(logical)
         last = shape[-1] if ours and shape else 0
         dtype = types.decoded_dtype(logical, stored, last)
-        return cls(source, address, logical, dtype, tuple(shape[:-1] if ours else shape))
+        same = stored if types.same_bytes(logical, stored) else None
+        return cls(source, address, logical, dtype, tuple(shape[:-1] if ours else shape), same)
 
     def read(self, key: Key | None = None) -> np.ndarray[Any, Any]:
         """Return values as they are in memory."""
         if key is not None and types.drops_last_dim(self.logical):
             key = (*key, slice(None))
         return types.from_stored(self.source.read(self.address, key), self.logical)
+
+
+def fill(
+    places: Sequence[Place | Held | Missing],
+    keys: Sequence[Key | None],
+    arrays: Sequence[np.ndarray[Any, Any]],
+) -> None:
+    """Read many variables into arrays; those of one file together, in threads."""
+    together: dict[Hashable, list[Wanted]] = {}
+    for place, key, array in zip(places, keys, arrays, strict=True):
+        if isinstance(place, Place) and place.stored is not None and place.dtype == array.dtype:
+            wanted = (place.source, place.address, key, array.view(place.stored))
+            together.setdefault(place.source.file, []).append(wanted)
+        else:
+            array[...] = place.read(key)
+    for entries in together.values():
+        entries[0][0].fill(entries)
 
 
 @dataclass(frozen=True)
@@ -146,11 +181,9 @@ class StackedArray(_Adapted):
         chosen = self._places[record]
         if not chosen:
             return np.empty(_picked_shape(self.shape, key), self.dtype)
-        first = chosen[0].read(part)
-        stacked = np.empty((len(chosen), *first.shape), self.dtype)
-        stacked[0] = first
-        for number, place in enumerate(chosen[1:], 1):
-            stacked[number] = place.read(part)
+        inner_shape = _picked_shape(self.shape[1:], inner)
+        stacked = np.empty((len(chosen), *inner_shape), self.dtype)
+        fill(chosen, [part] * len(chosen), [stacked[n, ...] for n in range(len(chosen))])
         return stacked
 
 
@@ -176,14 +209,19 @@ class RaggedArray(_Adapted):
         joined = np.empty(shape, self.dtype)
         number = int(np.searchsorted(self._ends, start, "right"))
         done = start
+        places: list[Place | Held | Missing] = []
+        keys: list[Key | None] = []
+        rows = []
         while done < stop:
             place = self._places[number]
             begin = int(self._ends[number]) - place.shape[0]
             last = min(stop, int(self._ends[number]))
             whole = done == begin and last == begin + place.shape[0] and not inner
-            key = None if whole else (slice(done - begin, last - begin), *inner)
-            joined[done - start : last - start] = place.read(key)
+            places.append(place)
+            keys.append(None if whole else (slice(done - begin, last - begin), *inner))
+            rows.append(joined[done - start : last - start])
             done, number = last, number + 1
+        fill(places, keys, rows)
         return joined
 
 

@@ -52,7 +52,8 @@ class Part:
                 for dim, size in zip(variable.dims, old.shape, strict=True)
             )
             link = old.address.rpartition("/")[2]
-            place = Place(source, f"{path}/{link}", old.logical, old.dtype, shape)
+            address = f"{path}/{link}"
+            place = Place(source, address, old.logical, old.dtype, shape, old.stored)
             places[name] = place
             dims = tuple(map(str, variable.dims))
             variables[name] = lazy(dims, StoredArray(place), dict(variable.attrs))

@@ -170,7 +170,11 @@ class CrashSafeFile(View):
 
     def _gather(self, data: Any, start: int, stop: int) -> None:
         """Write behind the committed end; small neighbours in one call of the system."""
-        if start != self._tail_stop or stop - start > _GATHERED:
+        if stop - start > _GATHERED:  # a chunk: not copied once more
+            self._spill()
+            self._out(data, start)
+            return
+        if start != self._tail_stop:
             self._spill()
             self._tail_start = start
         self._tail += data
@@ -180,9 +184,13 @@ class CrashSafeFile(View):
 
     def _spill(self) -> None:
         tail, self._tail = self._tail, bytearray()
-        if tail and self._pwrite(self._fd, tail, self._tail_start) != len(tail):
-            write_all(self._io, self._fd, memoryview(tail), self._tail_start)
+        if tail:
+            self._out(tail, self._tail_start)
         self._tail_stop = -1
+
+    def _out(self, data: Any, start: int) -> None:
+        if self._pwrite(self._fd, data, start) != len(data):
+            write_all(self._io, self._fd, memoryview(data), start)
 
     def truncate(self, size: int | None = None) -> int:
         """Note where HDF5 sees the end of the file; the file itself follows in `commit`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from neurostore import osio, reading, schema, tree
-from neurostore.arrays import Key, Place
+from neurostore.arrays import Key, Place, Wanted
 from neurostore.catalogue import Catalogue, Entry
 from neurostore.errors import (
     DamagedError,
@@ -93,6 +93,14 @@ class Session(OpenFile):
         with self.reading() as h5file:
             source.check(self._catalogue_for(h5file))
             return tree.read_values(h5file, str(self.path), address, selection)
+
+    def fill_values(self, wanted: Sequence[Wanted]) -> None:
+        """Fill arrays with values of many records, whose chunks are decoded together."""
+        with self.reading() as h5file:
+            held = self._catalogue_for(h5file)
+            for source in {id(entry[0]): entry[0] for entry in wanted}.values():
+                source.check(held)
+            tree.fill_values(h5file, str(self.path), [entry[1:] for entry in wanted])
 
     def open_record(self, entry: Entry) -> tuple[xr.Dataset, dict[str, Place]]:
         """Return one record, lazily, and where the values of its variables are."""
@@ -230,6 +238,20 @@ class RecordSource:
         raise RecordNotFoundError(
             f"{self.path}: the file was replaced since {self.record_id!r} was opened"
         )
+
+    @property
+    def file(self) -> tuple[str, tuple[int, int]]:
+        """The file, by name and identity."""
+        return self.path, self.file_id
+
+    def fill(self, wanted: Sequence[Wanted]) -> None:
+        """Fill arrays with values of records of this file."""
+        with _pinned(Path(self.path)) as session:
+            if session.catalogue.file_id == self.file_id:
+                session.fill_values(wanted)
+                return
+        for source, address, selection, array in wanted:  # the file was rotated since
+            array[...] = source.read(address, selection)
 
     def check(self, held: Catalogue) -> None:
         """Raise unless the record is still there, and still the one that was opened."""

@@ -10,7 +10,7 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,6 +44,7 @@ __all__ = [
     "check_signature",
     "copy_live",
     "created_at",
+    "fill_values",
     "has",
     "has_catalogue",
     "look",
@@ -301,14 +302,28 @@ def read_values(
 ) -> np.ndarray[Any, Any]:
     """Return values of one dataset as they are on disk; ``where`` names the file in errors."""
     try:
-        dataset = h5d.open(h5file.id, address.encode())
+        return filters.read(_dataset(h5file, where, address), selection)
+    except DamagedError as error:
+        raise DamagedError(f"{where}: {address}: {error}") from error
+
+
+def fill_values(
+    h5file: H5File, where: str, wanted: Iterable[tuple[str, Key | None, np.ndarray[Any, Any]]]
+) -> None:
+    """Fill arrays with values of many datasets, as they are on disk."""
+    opened = ((_dataset(h5file, where, address), *rest) for address, *rest in wanted)
+    try:
+        filters.read_many(opened)
+    except DamagedError as error:
+        raise DamagedError(f"{where}: {error}") from error
+
+
+def _dataset(h5file: H5File, where: str, address: str) -> h5d.DatasetID:
+    try:
+        return h5d.open(h5file.id, address.encode())
     except KeyError as error:
         if h5file.get(address, getlink=True) is not None:  # there, and fails its checksum
             raise DamagedError(f"{where}: {address}: {error}") from error
         raise RecordNotFoundError(
             f"{where}: {address} is not there any more; it was removed after it was opened"
         ) from None
-    try:
-        return filters.read(dataset, selection)
-    except DamagedError as error:
-        raise DamagedError(f"{where}: {address}: {error}") from error

@@ -24,6 +24,7 @@ __all__ = [
     "from_stored",
     "is_storable",
     "logical_dtype",
+    "same_bytes",
     "to_json",
     "to_stored",
 ]
@@ -251,6 +252,15 @@ def decoded_dtype(logical: str, stored: np.dtype[Any], last: int) -> np.dtype[An
     if logical in _EXTENDED:
         return _EXTENDED[logical]
     return np.dtype(logical)
+
+
+def same_bytes(logical: str, stored: np.dtype[Any]) -> bool:
+    """Tell whether :func:`from_stored` leaves the bytes as they are.
+
+    >>> same_bytes("<f8", np.dtype("f8")), same_bytes("bool", np.dtype("i1"))
+    (True, True)
+    """
+    return logical in (stored.str, "bool") or logical.lstrip("<>|=")[:1] in ("M", "m")
 
 
 def from_stored(values: np.ndarray[Any, Any], logical: str) -> np.ndarray[Any, Any]:

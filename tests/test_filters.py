@@ -28,6 +28,7 @@ from neurostore.filters import (
     chunk_shape,
     length_class,
     read,
+    read_many,
     write,
 )
 from neurostore.filters.checksum import fletcher32
@@ -72,22 +73,24 @@ def same(got: np.ndarray, expected: np.ndarray) -> None:
     assert np.asarray(got, order="C").tobytes() == np.asarray(expected, order="C").tobytes()
 
 
-class Counting:
+class Counting(h5py.h5d.DatasetID):
     """A dataset that notes the chunks which are read from it."""
 
-    def __init__(self, dataset: h5py.h5d.DatasetID) -> None:
-        self.dataset = dataset
-        self.offsets: list[tuple[int, ...]] = []
+    offsets: list[tuple[int, ...]]
+
+    @classmethod
+    def of(cls, dataset: h5py.h5d.DatasetID) -> Counting:
+        h5py.h5i.inc_ref(dataset)
+        made = cls(dataset.id)
+        made.offsets = []
+        return made
 
     def read_direct_chunk(self, offset: tuple[int, ...]) -> Any:
         self.offsets.append(offset)
-        return self.dataset.read_direct_chunk(offset)
+        return super().read_direct_chunk(offset)
 
     def read(self, *args: Any) -> None:
         raise AssertionError("read as a whole")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.dataset, name)
 
 
 def arrays(max_side: int = 40) -> st.SearchStrategy[np.ndarray]:
@@ -199,7 +202,7 @@ def test_every_order_of_the_filters_is_undone(h5file: h5py.File) -> None:
         space = h5py.h5s.create_simple(array.shape)
         dataset = h5py.h5d.create(h5file.id, None, h5py.h5t.NATIVE_DOUBLE, space, dcpl)
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, array)
-        same(read(Counting(dataset)), array)
+        same(read(Counting.of(dataset)), array)
 
 
 def test_filters_that_a_chunk_skipped_are_not_undone(h5file: h5py.File) -> None:
@@ -211,7 +214,7 @@ def test_filters_that_a_chunk_skipped_are_not_undone(h5file: h5py.File) -> None:
     planes = np.ascontiguousarray(array[100:200].view("u1").reshape(-1, 4).T)
     dataset.id.write_direct_chunk((100,), planes.tobytes(), 0b110)
     dataset.id.write_direct_chunk((200,), zlib.compress(array[200:].tobytes()), 0b101)
-    same(read(Counting(dataset.id)), array)
+    same(read(Counting.of(dataset.id)), array)
     same(dataset[:], array)
 
 
@@ -292,7 +295,7 @@ def test_a_slice_reads_only_the_chunks_it_touches(h5file: h5py.File) -> None:
         ((slice(7, 7),), 0),
         (None, 16),
     ]:
-        counting = Counting(dataset)
+        counting = Counting.of(dataset)
         same(read(counting, selection), np.asarray(array[selection or ()]))
         assert len(counting.offsets) == len(set(counting.offsets)) == chunks
 
@@ -673,3 +676,64 @@ def test_the_checksum_is_that_of_hdf5(n: int, seed: int, byte: int | None) -> No
         data[:] = byte
     expected = int.from_bytes(Fletcher32().encode(data)[-4:], "little") if n else 0
     assert fletcher32(data) == expected
+
+
+def stored_variety(h5file: h5py.File) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "noise": rng.random((300, 400)),
+        "ids": rng.integers(0, 9, 100_000),
+        "few": np.arange(5.0),
+        "scalar": np.array(1.5),
+        "short": rng.integers(0, 9, 2_000),
+        "none": np.empty((0, 3)),
+    }
+    for name, array in arrays.items():
+        pipeline = choose(array, "gzip", 6, 1024)
+        write(created(h5file, array, pipeline, name), array, pipeline)
+    h5file.create_dataset("lzf", data=arrays["ids"], compression="lzf")
+    return arrays | {"lzf": arrays["ids"]}
+
+
+def test_many_datasets_are_read_as_one_by_one(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as h5file:
+        arrays = stored_variety(h5file)
+    keys: list[Any] = [None, (), (slice(1, None, 3),), (-1,), (slice(2, 90), 3)]
+    wanted = [(n, key) for n, a in arrays.items() for key in keys if len(key or ()) <= a.ndim]
+    wanted = [w for w in wanted if arrays[w[0]].size or not w[1]]
+    outs = [np.empty_like(arrays[name][key or ()], order="F") for name, key in wanted]
+    outs = [np.asarray(out) for out in outs]
+    with h5py.File(tmp_path / "x.h5") as h5file:
+        read_many(
+            (h5file[name].id, key, out) for (name, key), out in zip(wanted, outs, strict=True)
+        )
+    for (name, key), out in zip(wanted, outs, strict=True):
+        same(out, np.asarray(arrays[name][key or ()]))
+
+
+def test_an_array_that_does_not_fit_is_refused(h5file: h5py.File) -> None:
+    stored_variety(h5file)
+    for wrong in (np.empty(99_999, "i8"), np.empty(100_000, "i4")):
+        with pytest.raises(DamagedError, match="ids: int64 of shape"):
+            read_many([(h5file["ids"].id, None, wrong)])
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_damage_is_found_past_hdf5(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w", libver="v110") as h5file:
+        array = stored_variety(h5file)["noise"]
+        start = h5file["noise"].id.get_chunk_info(1).byte_offset
+        size = h5file["noise"].id.get_chunk_info(1).size
+    with h5py.File(path) as h5file:
+        same(read(h5file["noise"].id), array)
+        with path.open("r+b") as stream:
+            if damage == "flip":
+                stream.seek(start + size // 2)
+                byte = stream.read(1)[0]
+                stream.seek(start + size // 2)
+                stream.write(bytes([byte ^ 1]))
+            else:
+                stream.truncate(start + size // 2)
+        with pytest.raises(DamagedError, match=r"/noise: chunk at \(.*(checksum|file ends)"):
+            read(h5file["noise"].id)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from .checking import check
 from .pipeline import COMPACT_BYTES, Pipeline, check_options, choose, chunk_shape, length_class
-from .reading import read
+from .reading import read, read_many
 from .writing import Checksum, single_chunk, write, write_plain
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "chunk_shape",
     "length_class",
     "read",
+    "read_many",
     "single_chunk",
     "write",
     "write_plain",

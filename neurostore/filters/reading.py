@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -50,10 +51,61 @@ def read(dataset: h5py.h5d.DatasetID, selection: Selection | None = None) -> Arr
     out = np.empty([len(r) for r in ranges], dataset.dtype)
     plan = _plan(dataset, out.dtype) if out.size else None
     if plan is not None:
-        _read_chunks(dataset, out, ranges, plan)
+        work = plan.work(ranges)
+        jobs = _jobs(dataset, out, ranges, plan, _descriptor(dataset) if work > _DIRECT else -1)
+        for _ in each(_decode, jobs, work, plan.nbytes):
+            pass
     elif out.size:
         _read_by_hdf5(dataset, out, ranges)
     return out if kept is None else out.reshape(kept)
+
+
+def read_many(wanted: Iterable[tuple[h5py.h5d.DatasetID, Selection | None, Array]]) -> None:
+    """Fill arrays with what is selected of many datasets, decoding the chunks of all in threads.
+
+    Parameters
+    ----------
+    wanted : iterable of (dataset, selection, array)
+        As for :func:`read`; each array has the shape that ``read`` would return, in any memory
+        order. The datasets are taken one after the other, and may be opened then.
+
+    Raises
+    ------
+    DamagedError
+        As :func:`read`. What the arrays hold then is undefined.
+    """
+
+    def jobs() -> Iterator[_Job]:
+        for dataset, selection, array in wanted:
+            shape = dataset.shape
+            ranges, _ = _ranges(dataset, shape, selection or ())
+            whole = tuple(
+                None if isinstance(key, int | np.integer) else slice(None)
+                for key in (selection or ())
+            )
+            out = array[(*whole, ...)]
+            if out.dtype != dataset.dtype or out.shape != tuple(map(len, ranges)):
+                raise DamagedError(
+                    f"{name_of(dataset)}: {dataset.dtype} of shape {shape}, expected {array.dtype} "
+                    f"in which {selection} has the shape {array.shape}"
+                )
+            plan = _plan(dataset, out.dtype) if out.size else None
+            if plan is None:
+                if out.size:
+                    _read_by_hdf5(dataset, out, ranges)
+                continue
+            work = plan.work(ranges)
+            found = _jobs(
+                dataset, out, ranges, plan, _descriptor(dataset) if work > _DIRECT else -1
+            )
+            if work > _ALONE:
+                yield from found
+            else:
+                for job in found:
+                    _decode(*job)
+
+    for _ in each(_decode, jobs(), 2**62, _CHUNK_GUESS):
+        pass
 
 
 def _ranges(
@@ -91,6 +143,11 @@ class _Plan:
     fill: Callable[[], Array]
     nbytes: int
 
+    def work(self, ranges: list[range]) -> int:
+        """Bytes to decode for what is taken of each axis."""
+        touched = (len(_along(r, c)) for r, c in zip(ranges, self.chunks, strict=True))
+        return math.prod(touched) * self.nbytes
+
     @property
     def in_planes(self) -> bool:
         """Whether deflate follows a shuffle of these values, and nothing lies between."""
@@ -102,6 +159,12 @@ class _Plan:
 _KNOWN = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
 # A chunk that its filters made larger than its values is odd beyond this.
 _SLACK = 1024
+#: Below it, asking for the descriptor costs more than it saves.
+_DIRECT = 256 * 1024
+#: Below it, a thread costs more than it saves.
+_ALONE = 64 * 1024
+#: For the number of chunks in flight, where datasets of all sizes are read together.
+_CHUNK_GUESS = 2**20
 
 
 @lru_cache(maxsize=64)
@@ -156,29 +219,64 @@ def _read_by_hdf5(dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range]) 
         raise DamagedError(f"{name_of(dataset)}: HDF5 cannot read the values: {error}") from error
 
 
-def _read_chunks(dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range], plan: _Plan) -> None:
-    axes = [_along(r, c) for r, c in zip(ranges, plan.chunks, strict=True)]
-    work = math.prod(map(len, axes)) * plan.nbytes
+_Job = tuple["_Chunk", "_Plan", Slices, Array]
 
-    def stored() -> Iterator[tuple[Any, int, tuple[int, ...], Slices, Slices]]:
-        for parts in product(*axes):
-            offset, source, destination = zip(*parts, strict=True)
-            raw = _raw_chunk(dataset, offset, plan)
-            if raw is None:
-                out[destination] = plan.fill()
-            else:
-                yield raw[1], raw[0], offset, source, destination
 
-    def decode(
-        data: Any, mask: int, offset: tuple[int, ...], source: Slices, destination: Slices
-    ) -> None:
-        try:
-            _decoded(data, mask, plan, source, out[destination])
-        except CODEC_ERRORS as error:
-            raise _damaged(dataset, offset, str(error)) from error
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Where the stored bytes of one chunk are: in memory, or in a file to be read past HDF5."""
 
-    for _ in each(decode, stored(), work, plan.nbytes):
-        pass
+    dataset: h5py.h5d.DatasetID
+    offset: tuple[int, ...]
+    mask: int
+    stored: Any
+    descriptor: int
+    size: int
+    start: int
+
+    def bytes(self) -> Any:
+        """Return the stored bytes."""
+        if self.stored is not None:
+            return self.stored
+        data = os.pread(self.descriptor, self.size, self.start)
+        if len(data) != self.size:
+            raise ValueError(f"the file ends after {len(data)} of {self.size} stored bytes")
+        return data
+
+
+def _jobs(
+    dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range], plan: _Plan, descriptor: int
+) -> Iterator[_Job]:
+    """Find the chunks that hold what is taken; those never written are filled at once."""
+    for parts in product(*(_along(r, c) for r, c in zip(ranges, plan.chunks, strict=True))):
+        offset, source, destination = zip(*parts, strict=True)
+        chunk = _found(dataset, offset, plan, descriptor)
+        if chunk is None:
+            out[destination] = plan.fill()
+        else:
+            yield chunk, plan, source, out[destination]
+
+
+def _decode(chunk: _Chunk, plan: _Plan, source: Slices, target: Array) -> None:
+    try:
+        _decoded(chunk.bytes(), chunk.mask, plan, source, target)
+    except (*CODEC_ERRORS, OSError) as error:
+        raise _damaged(chunk.dataset, chunk.offset, str(error)) from error
+
+
+def _descriptor(dataset: h5py.h5d.DatasetID) -> int:
+    """Descriptor of the file if its chunks may be read past HDF5 and its lock; else -1.
+
+    That is so where HDF5 reads the file itself and nobody writes through this handle.
+    """
+    h5file = h5py.h5i.get_file_id(dataset)
+    if not hasattr(os, "pread") or h5file.get_intent() != h5py.h5f.ACC_RDONLY:
+        return -1
+    if h5file.get_access_plist().get_driver() != h5py.h5fd.SEC2:
+        return -1
+    if h5file.get_create_plist().get_userblock():
+        return -1
+    return int(h5file.get_vfd_handle())
 
 
 def _along(taken: range, chunk: int) -> list[tuple[int, slice, slice]]:
@@ -196,10 +294,10 @@ def _along(taken: range, chunk: int) -> list[tuple[int, slice, slice]]:
     return parts
 
 
-def _raw_chunk(
-    dataset: h5py.h5d.DatasetID, offset: tuple[int, ...], plan: _Plan
-) -> tuple[int, Any] | None:
-    """Filter mask and stored bytes of one chunk; None where nothing was ever written."""
+def _found(
+    dataset: h5py.h5d.DatasetID, offset: tuple[int, ...], plan: _Plan, descriptor: int
+) -> _Chunk | None:
+    """Look up one chunk; None where nothing was ever written."""
     try:
         # Reading a chunk that does not exist asks for an arbitrary amount of memory.
         info = dataset.get_chunk_info_by_coord(offset)
@@ -207,8 +305,10 @@ def _raw_chunk(
             return None
         if info.size > 2 * plan.nbytes + _SLACK:
             raise _damaged(dataset, offset, f"{info.size} stored bytes for {plan.nbytes}")
+        stored = dataset.read_direct_chunk(offset)[1] if descriptor < 0 else None
         # The mask comes from the index: HDF5 2.0 forgets that of the chunk it wrote last.
-        return info.filter_mask, dataset.read_direct_chunk(offset)[1]
+        mask = info.filter_mask
+        return _Chunk(dataset, offset, mask, stored, descriptor, info.size, info.byte_offset)
     except DamagedError:
         raise
     except (OSError, RuntimeError) as error:

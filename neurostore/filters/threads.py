@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ def each(
         while pending:
             yield pending.popleft().result()
     finally:
-        for future in pending:
-            future.cancel()
+        # Nobody may still read a file or fill an array that the caller has given up.
+        wait([future for future in pending if not future.cancel()])
 
 
 def _submitted(function: Callable[..., T], item: tuple[Any, ...]) -> Future[T]:
