@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -25,6 +25,7 @@ __all__ = [
     "RaggedArray",
     "RowIndexArray",
     "ScatteredArray",
+    "SharedSource",
     "Source",
     "StackedArray",
     "StoredArray",
@@ -39,13 +40,18 @@ Key = tuple[int | slice, ...]
 class Source(Protocol):
     """A file that datasets can be read from, now or after it was closed and opened again."""
 
+    def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
+        """Return the selected values of the dataset at ``address`` as they are on disk."""
+        ...
+
+
+@runtime_checkable
+class SharedSource(Source, Protocol):
+    """A source that reads for others of its file as well."""
+
     @property
     def file(self) -> Hashable:
         """What sources in one file have in common."""
-        ...
-
-    def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
-        """Return the selected values of the dataset at ``address`` as they are on disk."""
         ...
 
     def fill(self, wanted: Sequence[Wanted]) -> None:
@@ -95,9 +101,11 @@ def fill(
     """Read many variables into arrays; those of one file together, in threads."""
     together: dict[Hashable, list[Wanted]] = {}
     for place, key, array in zip(places, keys, arrays, strict=True):
-        if isinstance(place, Place) and place.stored is not None and place.dtype == array.dtype:
-            wanted = (place.source, place.address, key, array.view(place.stored))
-            together.setdefault(place.source.file, []).append(wanted)
+        source = place.source if isinstance(place, Place) else None
+        stored = place.stored if isinstance(place, Place) and place.dtype == array.dtype else None
+        if isinstance(source, SharedSource) and isinstance(place, Place) and stored is not None:
+            wanted = (source, place.address, key, array.view(stored))
+            together.setdefault(source.file, []).append(wanted)
         else:
             array[...] = place.read(key)
     for entries in together.values():
