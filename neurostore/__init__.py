@@ -24,6 +24,7 @@ from neurostore.errors import (
     LockTimeoutError,
     MisalignedRecordsError,
     MissingPackageError,
+    NoSpaceError,
     NotAStoreError,
     ReadOnlyError,
     RecordError,
@@ -41,6 +42,7 @@ from neurostore.hdf5_storage import (
     SpikeTrainData,
 )
 from neurostore.index import EventIndex
+from neurostore.retention import Keep
 from neurostore.schema import KINDS
 from neurostore.store import Store, open  # noqa: A004 (neurostore.open, as gzip.open)
 
@@ -53,10 +55,12 @@ __all__ = [
     "EventIndex",
     "HDF5Storage",
     "HDF5StorageError",
+    "Keep",
     "LockTimeoutError",
     "MisalignedRecordsError",
     "MissingPackageError",
     "NetworkSnapshot",
+    "NoSpaceError",
     "NotAStoreError",
     "ReadOnlyError",
     "RecordError",

@@ -130,7 +130,11 @@ class _Neuro:
         return self._store(path).info()
 
     def cleanup(
-        self, retention_days: float, *, path: PathLike | None = None, **options: Any
+        self,
+        retention_days: float | None = None,
+        *,
+        path: PathLike | None = None,
+        **options: Any,
     ) -> list[str]:
         """Remove old records; see :meth:`neurostore.Store.cleanup`."""
         return self._store(path, "a").cleanup(retention_days, **options)
@@ -139,9 +143,9 @@ class _Neuro:
         """Go on in a new file; see :meth:`neurostore.Store.rotate`."""
         return self._store(path, "a").rotate()
 
-    def compact(self, path: PathLike | None = None) -> None:
+    def compact(self, path: PathLike | None = None, **options: Any) -> int:
         """Win back the space of removed records; see :meth:`neurostore.Store.compact`."""
-        self._store(path, "a").compact()
+        return self._store(path, "a").compact(**options)
 
 
 @xr.register_dataset_accessor("neuro")  # type: ignore[no-untyped-call]

@@ -15,6 +15,7 @@ import json
 import secrets
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import h5py
@@ -241,9 +242,8 @@ class Writer:
         link = table.kind.name.encode()
         if link + b"/rows" not in self._opened and GROUP + b"/" + link not in self._root:
             _create_table(h5g.open(self._root, GROUP), link, catalogue.take_numbers(1))
-        for row in sorted(table.changed):
-            if row < table.written:
-                self._put_rows(link, row, table.rows[row : row + 1])
+        for first, last in _runs(row for row in table.changed if row < table.written):
+            self._put_rows(link, first, table.rows[first:last])
         table.changed.clear()
         if table.written < table.size:
             needed = -(-table.size // _CHUNK) * _CHUNK
@@ -265,6 +265,21 @@ class Writer:
                 where = self._chunks[link, number] = int(info.byte_offset)
             self._raw.put(rows[done : done + count].tobytes(), where + inside * ROW.itemsize)
             done += count
+
+
+def _runs(rows: Iterable[int]) -> list[tuple[int, int]]:
+    """Return rows as half-open runs of neighbours.
+
+    >>> _runs([3, 1, 2, 7])
+    [(1, 4), (7, 8)]
+    """
+    runs: list[tuple[int, int]] = []
+    for row in sorted(rows):
+        if runs and runs[-1][1] == row:
+            runs[-1] = runs[-1][0], row + 1
+        else:
+            runs.append((row, row + 1))
+    return runs
 
 
 def _state_values(catalogue: Catalogue) -> np.ndarray[Any, Any]:

@@ -15,6 +15,7 @@
     │   ├── ReadOnlyError          PermissionError
     │   ├── ClosedError            ValueError: the store was closed
     │   ├── LockTimeoutError       TimeoutError: another writer holds the file
+    │   ├── NoSpaceError           OSError: the disk has too little room for what was asked
     │   └── WriteError             OSError: the disk refused; nothing committed is lost
     ├── DamagedError               OSError: stored bytes fail their checksum
     └── MissingPackageError        ModuleNotFoundError: an extra is not installed
@@ -34,6 +35,7 @@ __all__ = [
     "LockTimeoutError",
     "MisalignedRecordsError",
     "MissingPackageError",
+    "NoSpaceError",
     "NotAStoreError",
     "ReadOnlyError",
     "RecordError",
@@ -119,6 +121,10 @@ class ClosedError(StoreError, ValueError):
 
 class LockTimeoutError(StoreError, TimeoutError):
     """Another writer held the file for longer than the time-out."""
+
+
+class NoSpaceError(StoreError, OSError):
+    """The disk has too little room for a new copy of the file; nothing was written."""
 
 
 class WriteError(StoreError, OSError):

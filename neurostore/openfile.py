@@ -59,6 +59,9 @@ class OpenFile:
         self.io: IO = io or OsIO()
         self._registry = registry
         self.mutex = threading.RLock()
+        #: Threads wait here that would write, or close, while another makes the file anew.
+        self._turn = threading.Condition(self.mutex)
+        self._guarded = False
         #: Stores that hold this file; those that nobody holds any more leave by themselves.
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self.closed = False
@@ -206,6 +209,7 @@ class OpenFile:
                 with self._spoiling():
                     yield self.catalogue
                 return
+            self._await_turn(timeout)
             self._locks.acquire_writer(timeout)
             try:
                 self._open_writer(durability)
@@ -249,14 +253,8 @@ class OpenFile:
     def exclusive(self, *, timeout: float, durability: Durability) -> Iterator[None]:
         """Hold the writer lock with no handle open, to put another file in this one's place."""
         with self.mutex:
-            self._check_open()
-            if self._depth:
-                raise ClosedError(f"{self.path}: not inside a batch; end the batch first")
-            with self.writing(timeout=timeout, durability=durability):
-                pass
-            self._locks.acquire_writer(timeout)
+            self._take_alone(timeout, durability)
             try:
-                self._settle()
                 yield
             except (OSError, RuntimeError) as error:  # HDF5 raises either when a disk is full
                 if isinstance(error, HDF5StorageError):
@@ -266,6 +264,41 @@ class OpenFile:
                 ) from error
             finally:
                 self._locks.release_writer()
+
+    @contextmanager
+    def undisturbed(self, *, timeout: float, durability: Durability) -> Iterator[None]:
+        """Do as :meth:`exclusive`, for long: threads of this process go on reading meanwhile."""
+        with self.mutex:
+            self._take_alone(timeout, durability)
+            self._guarded = True
+        try:
+            yield
+        finally:
+            with self.mutex:
+                self._guarded = False
+                self._locks.release_writer()
+                self._turn.notify_all()
+
+    def _take_alone(self, timeout: float, durability: Durability) -> None:
+        self._check_open()
+        if self._depth:
+            raise ClosedError(f"{self.path}: not inside a batch; end the batch first")
+        with self.writing(timeout=timeout, durability=durability):
+            pass
+        self._locks.acquire_writer(timeout)
+        try:
+            self._settle()
+        except BaseException:
+            self._locks.release_writer()
+            raise
+
+    def _await_turn(self, timeout: float) -> None:
+        """Wait until no other thread makes the file anew."""
+        if not self._turn.wait_for(lambda: not self._guarded, timeout):
+            raise LockTimeoutError(
+                f"{self.path}: another thread of this process was still compacting it after "
+                f"{timeout:g} s; wait longer with lock_timeout="
+            )
 
     def _settle(self) -> None:
         """Bring the last commit to the medium and close every handle, under the writer lock."""
@@ -286,12 +319,18 @@ class OpenFile:
             self._close_reader()
 
     def replace(self, temporary: Path, durability: Durability) -> None:
-        """Put a finished file in the place of this one, inside :meth:`exclusive`."""
-        self._close_reader()
+        """Put a finished file in the place of this one, with the writer lock and no handle.
+
+        Nobody looks a path up between the new file's name and its key: the old one would be
+        taken for a file that was replaced by others, and be closed.
+        """
         shutil.copymode(self.path, temporary)
-        with self._locks.applying():
-            osio.replace(temporary, self.path, durability=durability, io=self.io)
-        self._forget_inode()
+        osio.settle(temporary, durability=durability, io=self.io)
+        with self.mutex:
+            self._close_reader()
+            with self._locks.applying(), self._registry.guard:
+                osio.replace(temporary, self.path, durability=durability, io=self.io)
+                self._forget_inode()
 
     def _forget_inode(self) -> None:
         if self._state_fd >= 0:
@@ -410,6 +449,7 @@ class OpenFile:
             if self.closed:
                 return
             self.check_idle()
+            self._turn.wait_for(lambda: not self._guarded)
             self.closed = True
             self._close_reader()
             self._close_writer()

@@ -26,6 +26,7 @@ __all__ = [
     "read_all",
     "refused",
     "replace",
+    "settle",
     "write_all",
 ]
 
@@ -182,6 +183,19 @@ def refused(path: str, what: str, error: BaseException, remedy: str) -> WriteErr
     refused = WriteError(f"{path}: {what} failed: {name} ({error}); {remedy}")
     refused.errno = number
     return refused
+
+
+def settle(
+    path: str | os.PathLike[str], *, durability: Durability = "power", io: IO | None = None
+) -> None:
+    """Bring a finished file to the medium, before anybody has to wait for it to be named."""
+    if durability == "power":
+        try:
+            _sync_path(io or OsIO(), os.fspath(path))
+        except OSError as error:
+            raise refused(
+                os.fspath(path), "syncing a new file", error, "nothing changed"
+            ) from error
 
 
 def replace(

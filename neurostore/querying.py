@@ -15,10 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from neurostore import schema, times
+from neurostore import schema, times, tree
+from neurostore._version import __version__
+from neurostore.accounting import Usage, usage
 from neurostore.catalogue import Catalogue, Entry
 from neurostore.combining import RECORD, Join, Member, Opened, combine, over_records
 from neurostore.errors import DamagedError, RecordNotFoundError, ValidationError
+from neurostore.rebuilding import FOREIGN
 from neurostore.schema import KINDS, Kind
 from neurostore.series import find, members
 from neurostore.session import RecordSource, Session
@@ -233,11 +236,13 @@ def info(session: Session) -> dict[str, Any]:
     """Return what is to be known of a file and its series."""
     counts: Counter[str] = Counter()
     variables = 0
-    stored = 0
     moments: list[float] = []
     files = []
+    versions: set[int] = set()
+    used = Usage()
     for member in members(session):
         files.append(member)
+        used += usage(member)
         held = member.catalogue
         for kind in KINDS.values():
             rows = held.select(kind)
@@ -246,7 +251,7 @@ def info(session: Session) -> dict[str, Any]:
             counts[kind.name] += len(rows)
             table = held.tables[kind.name].rows[rows]
             moments += [float(table["timestamp"][0]), float(table["timestamp"][-1])]
-            stored += int(table["stored_bytes"].sum())
+            versions.update(np.unique(table["version"]).tolist())
             variables += _variables(member, kind, rows)
     return {
         "path": str(session.path),
@@ -256,8 +261,13 @@ def info(session: Session) -> dict[str, Any]:
         "variables": variables,
         "start": min(moments, default=None),
         "end": max(moments, default=None),
-        "stored_bytes": stored,
+        "stored_bytes": used.stored_bytes,
+        "logical_bytes": used.logical_bytes,
+        "compression_ratio": used.compression_ratio,
+        "dead_bytes": used.dead_bytes,
         "schema_version": schema.SCHEMA_VERSION,
+        "schema_versions": sorted(versions - {FOREIGN}),
+        "library_versions": {"neurostore": __version__, **tree.versions()},
         "created_at": session.created_at(),
         "groups": session.top_groups(),
     }

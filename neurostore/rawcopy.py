@@ -158,7 +158,7 @@ class _Copy:
 
     def refers(self, source: Any, target: Any, name: bytes | None, kind: h5t.TypeID) -> None:
         if not kind.equal(h5t.STD_REF_OBJ):
-            where = h5py.h5i.get_name(source)
+            where = (h5py.h5i.get_name(source) or b"an object").decode()
             raise StoreError(
                 f"{where}: holds references to regions, which cannot be moved to another file; "
                 "expected references to objects; remove it, or keep the file as it is"

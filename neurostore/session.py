@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +79,16 @@ class Session(OpenFile):
         )
         return record_id
 
-    def remove(self, entry: Entry) -> None:
-        """Take one record out of the tree, inside :meth:`writing`."""
+    def remove(self, entries: Iterable[Entry]) -> None:
+        """Take records out of the tree, inside :meth:`writing`."""
         assert self._writer is not None
-        number = self.catalogue.remove(entry)
-        for position, part in enumerate(entry.kind.parts):
-            tree.set_aside(self._writer, f"{part.path}/{entry.id}", number, position)
+        held = self._catalogue_for(self._writer)
+        leaving: dict[str, list[tuple[str, str]]] = {}
+        for entry in entries:
+            number = held.remove(entry)
+            for position, part in enumerate(entry.kind.parts):
+                leaving.setdefault(part.path, []).append((entry.id, f"{number}_{position}"))
+        tree.set_aside(self._writer, leaving)
 
     def read_values(
         self, source: RecordSource, address: str, selection: Key | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -11,11 +11,23 @@ from typing import Any, Literal, Self
 
 import xarray as xr
 
-from neurostore import filters, glance, lifecycle, querying, records, series, verify
+from neurostore import (
+    compaction,
+    filters,
+    glance,
+    lifecycle,
+    querying,
+    records,
+    retention,
+    series,
+    verify,
+)
 from neurostore.combining import JOINS, Join
 from neurostore.errors import ClosedError, HDF5StorageError, ReadOnlyError, ValidationError
 from neurostore.osio import IO, Durability
 from neurostore.page import Page, Section
+from neurostore.progress import Progress
+from neurostore.retention import Keep
 from neurostore.session import Session, attach, release
 from neurostore.stencil import Layout
 from neurostore.times import TimeLike
@@ -326,42 +338,78 @@ class Store:
 
     def cleanup(
         self,
-        retention_days: float,
+        retention_days: float | None = None,
         *,
+        keep: Keep | Iterable[Keep | Mapping[str, Any]] | None = None,
         kind: str | None = None,
         name: str | None = None,
         now: TimeLike | None = None,
         model_time: bool = False,
         dry_run: bool = False,
     ) -> list[str]:
-        """Remove records older than a number of days, in one commit; return their ids.
+        """Remove records, older than a number of days or by rules; return their ids in time order.
 
-        The space is won back by :meth:`compact`.
+        All that a file loses, it loses in one commit.  The space is won back by :meth:`compact`.
 
         Parameters
         ----------
         retention_days
             Records with a timestamp before ``now`` less this many days go.
+        keep
+            Instead of days, one rule or several: a record goes if a rule speaks of it and none
+            keeps it.
         kind, name
-            Only these.
+            With ``retention_days``: only these.
         now
-            The moment to count back from; the clock's if it is None.
+            The moment to count days back from; the clock's if it is None.
         model_time
-            Timestamps before 1980 are taken for model seconds and kept; True removes those too.
+            Timestamps before 1980 are taken for model seconds, which have no age in days: they are
+            kept; True gives them one.
         dry_run
             Remove nothing, only return what would be.
-        """
-        if dry_run:
-            return lifecycle.expired(self._session(), retention_days, kind, name, now, model_time)
-        with self._writing() as session:
-            gone = lifecycle.expired(session, retention_days, kind, name, now, model_time)
-            lifecycle.remove(session, gone)
-        return gone
 
-    def compact(self) -> None:
-        """Write the file anew without what was removed; chunks are moved, not encoded again."""
-        with self._exclusive() as session:
-            lifecycle.compact(session, self._durability)
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> for day in range(4):
+        ...     ds = neurostore.spike_train([0.1], [1], timestamp=1.7e9 + day * 86_400)
+        ...     _ = store.store(ds)
+        >>> store.cleanup(2, now=1.7e9 + 3.5 * 86_400, dry_run=True)
+        ['train_1700000000.0', 'train_1700086400.0']
+        >>> store.cleanup(keep=neurostore.Keep(latest=1))
+        ['train_1700000000.0', 'train_1700086400.0', 'train_1700172800.0']
+        """
+        rules = retention.rules_of(retention_days, keep, kind, name)
+        if dry_run:
+            return retention.select(self._session(), rules, now, model_time).ids
+        with self._writing() as session:
+            doomed = retention.select(session, rules, now, model_time)
+            retention.clean(session, doomed, self._timeout, self._durability)
+        return doomed.ids
+
+    def compact(self, *, progress: Progress = None) -> int:
+        """Write the file anew without what was removed; return the bytes that were won.
+
+        Chunks are moved, not encoded again.  Readers go on undisturbed, writers wait.
+
+        Parameters
+        ----------
+        progress
+            True shows a bar on a terminal; a function is called with the number of groups that
+            were moved and of all groups.
+
+        Raises
+        ------
+        NoSpaceError
+            The new file would not fit beside the old one.
+        """
+        return compaction.compact(
+            self._writable(),
+            timeout=self._timeout,
+            durability=self._durability,
+            progress=progress,
+        )
 
     def rotate(self) -> Path:
         """Close the file off under a new name, and go on in an empty one; return the new name.

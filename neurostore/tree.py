@@ -7,10 +7,12 @@ handle are not.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +31,7 @@ from neurostore.errors import (
     RecordNotFoundError,
     StoreNotFoundError,
 )
+from neurostore.progress import Report
 from neurostore.rawcopy import copy_groups
 from neurostore.rebuilding import rebuild
 from neurostore.records import Piece
@@ -39,6 +42,7 @@ __all__ = [
     "H5File",
     "Stamper",
     "adopt",
+    "beside",
     "build",
     "build_next",
     "check_signature",
@@ -53,12 +57,17 @@ __all__ = [
     "read_values",
     "set_aside",
     "top_groups",
+    "versions",
 ]
 
 H5File: TypeAlias = h5py.File
 
 #: Where removed records wait for compaction.
 REMOVED = "catalogue/removed"
+#: Removals up to which HDF5's small metadata cache does.
+_FEW = 100
+#: Bytes that HDF5 sets aside for metadata at a time in a file that is made at one go.
+_META_BLOCK = 64 * 1024
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: What a stranger who opens the file is told; text as NUL-free UTF-8 of fixed length.
 ROOT_ATTRS: Mapping[str, Any] = {
@@ -119,19 +128,29 @@ def created_at(h5file: H5File, path: Path) -> float:
     return float(found) if found is not None else path.stat().st_mtime
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of the HDF5 library and of what stands between it and us."""
+    return {"hdf5": h5py.version.hdf5_version, "h5py": h5py.version.version}
+
+
 def top_groups(h5file: H5File) -> list[str]:
     """Return the names of the groups at the top, the catalogue left out."""
     return [name for name in h5file if name != GROUP.decode()]
 
 
-def build(temporary: str) -> None:
+def build(temporary: str, page_size: int = 0) -> None:
     """Fill the file at ``temporary`` with the empty tree of a store.
 
     ``FSPACE_STRATEGY_NONE``: the others reuse freed space, and a reader of a deleted dataset
-    then reads another record's values without an error.
+    then reads another record's values without an error.  A finished file may be laid out in pages
+    of ``page_size`` bytes for object storage.
     """
     creation = h5p.create(h5p.FILE_CREATE)
-    creation.set_file_space_strategy(h5f.FSPACE_STRATEGY_NONE, False, 1)
+    if page_size:
+        creation.set_file_space_strategy(h5f.FSPACE_STRATEGY_PAGE, False, 1)
+        creation.set_file_space_page_size(page_size)
+    else:
+        creation.set_file_space_strategy(h5f.FSPACE_STRATEGY_NONE, False, 1)
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
     made = h5f.create(os.fsencode(temporary), h5f.ACC_TRUNC, fcpl=creation, fapl=access)
@@ -185,20 +204,64 @@ class _Raw:
         os.pwrite(self._stream.fileno(), data, offset)
 
 
-def copy_live(path: Path, temporary: Path) -> None:
-    """Make at ``temporary`` a copy of the file without what was removed."""
-    build(str(temporary))
-    with open_native(path) as old, h5py.File(temporary, "r+", libver=("v110", "v110")) as new:
+def beside(path: Path, what: str) -> Path:
+    """Return where the file at ``path`` is made anew: one name, so that nothing is left for good.
+
+    Whoever holds the writer lock may write over what stands there.
+    """
+    return path.with_name(f".{path.name[:200]}-{what}")
+
+
+def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -> None:
+    """Make at ``temporary`` a copy of the file without what was removed.
+
+    Parameters
+    ----------
+    report
+        Called with the number of groups that were copied and of all groups of records.
+    page_size
+        Bytes of a page, where the file is to be laid out in pages.
+    """
+    build(str(temporary), page_size)
+    with open_native(path) as old, _open_new(temporary) as new:
         held = catalogue_file.read(old) or rebuild(old)
         fresh = catalogue_file.read(new)
         assert fresh is not None
         first = fresh.state["dimensions"]
         fresh.take_over(held)
-        fresh.state["dimensions"] = copy_groups(old, new, GROUP, first)
+        parents = {part.path: _count(old, part.path) for part in _all_parts()}
+        done = itertools.count(1)
+        total = sum(parents.values())
+        fresh.state["dimensions"] = copy_groups(
+            old, new, GROUP, first, lambda: report(next(done), total)
+        )
+        for parent, count in parents.items():
+            if _count(new, parent) != count:
+                raise DamagedError(
+                    f"{path}: /{parent} has {count} records, {_count(new, parent)} in the copy"
+                )
         _keep_creation_time(old, new)
         if fresh.older:
             catalogue_file.write_older(fresh, new)
+        fresh.state["modified"] = time.time_ns()
         _write_catalogue(fresh, new)
+    os.utime(temporary, ns=(fresh.state["modified"],) * 2)
+
+
+def _open_new(temporary: Path) -> H5File:
+    """Open a file that is being made; metadata in blocks, so that it is written in few pieces."""
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
+    access.set_meta_block_size(_META_BLOCK)
+    return h5py.File(h5f.open(os.fsencode(temporary), h5f.ACC_RDWR, fapl=access))
+
+
+def _all_parts() -> list[schema.Part]:
+    return [part for kind in schema.KINDS.values() for part in kind.parts]
+
+
+def _count(h5file: H5File, path: str) -> int:
+    return len(h5g.open(h5file.id, path.encode())) if has(h5file, path) else 0
 
 
 def _keep_creation_time(old: H5File, new: H5File) -> None:
@@ -285,16 +348,43 @@ def _with_parents() -> h5p.PropLCID:
     return properties
 
 
-def set_aside(h5file: H5File, address: str, number: int, position: int) -> None:
-    """Take what stands at ``address`` out of the tree, and keep its object in the file.
+def set_aside(h5file: H5File, leaving: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Take groups out of the tree, and keep their objects in the file.
 
-    HDF5 would give its place to the next record, and a reader that still has it open would
-    read that one.  Compaction drops it.
+    HDF5 would give their place to the next record, and a reader that still has one open would
+    read that one.  Compaction drops them.
+
+    Parameters
+    ----------
+    leaving
+        For each parent the names of the groups, each with its name among those that were removed.
     """
-    if address not in h5file:
+    count = sum(map(len, leaving.values()))
+    if not count:
         return
-    target = f"{REMOVED}/{number}_{position}".encode()
-    h5file.id.links.move(address.encode(), h5file.id, target, lcpl=_with_parents())
+    with _roomy(h5file) if count > _FEW else nullcontext():
+        target = _group_at(h5file, REMOVED)
+        for path, names in leaving.items():
+            if not has(h5file, path):
+                continue
+            parent = h5g.open(h5file.id, path.encode())
+            for leaf, name in names:
+                if leaf.encode() in parent:
+                    parent.links.move(leaf.encode(), target, name.encode())
+
+
+@contextmanager
+def _roomy(h5file: H5File) -> Iterator[None]:
+    """Keep all metadata of large groups in memory for a while: a move touches four tables."""
+    config = h5file.id.get_mdc_config()
+    usual = config.max_size
+    config.initial_size = config.min_size = config.max_size = 64 * 1024**2
+    h5file.id.set_mdc_config(config)
+    try:
+        yield
+    finally:
+        config.initial_size = config.min_size = config.max_size = usual
+        h5file.id.set_mdc_config(config)
 
 
 def read_values(

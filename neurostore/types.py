@@ -8,7 +8,7 @@ form and back.  It does not open files and knows no record kinds.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -235,6 +235,18 @@ def logical_dtype(stored: np.dtype[Any], attrs: Mapping[str, Any]) -> str:
     if named is not None:
         return str(named)
     return "str" if stored == np.dtype("S1") and "_Encoding" in attrs else stored.str
+
+
+def value_bytes(logical: str, dims: Sequence[str]) -> int:
+    """Return the bytes of one value in memory; text is as wide as its dimension of characters.
+
+    >>> value_bytes("<f8", ("time",)), value_bytes("bfloat16", ()), value_bytes("str", ("string5",))
+    (8, 2, 20)
+    """
+    if logical == "str":
+        width = dims[-1].removeprefix("string") if dims else ""
+        return 4 * int(width) if width.isdigit() else 4
+    return decoded_dtype(logical, np.dtype("S1"), 1).itemsize
 
 
 def drops_last_dim(logical: str) -> bool:

@@ -1,0 +1,82 @@
+"""The space of removed records won back: the file is written anew without them.
+
+Readers go on with the old file until the new one is finished and takes its place in one step;
+writers wait.  A process that dies on the way leaves the old file and a temporary one, which the
+next compaction writes over.  How groups are moved is `rawcopy`'s affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from neurostore import accounting, osio, tree
+from neurostore.errors import NoSpaceError
+from neurostore.osio import Durability
+from neurostore.progress import Progress, reporting
+from neurostore.session import Session
+from neurostore.wording import human_bytes
+
+__all__ = ["check_space", "compact"]
+
+_log = logging.getLogger(__name__)
+#: Bytes left free beyond the new file: its journal, and what others write meanwhile.
+_MARGIN = 1024**2
+
+
+def compact(
+    session: Session,
+    *,
+    timeout: float,
+    durability: Durability,
+    progress: Progress = None,
+    free: Callable[[Path], int] | None = None,
+) -> int:
+    """Write the file anew without removed records; return the bytes that were won.
+
+    Parameters
+    ----------
+    progress
+        True shows a bar on a terminal; a function is called with the number of groups that were
+        moved and of all groups.
+    free
+        Tells how many bytes are free in a folder; asks the system if it is None.
+
+    Raises
+    ------
+    NoSpaceError
+        The new file would not fit beside the old one; nothing was written.
+    """
+    with session.undisturbed(timeout=timeout, durability=durability):
+        before = session.path.stat().st_size
+        needed = before - accounting.usage(session).dead_bytes
+        check_space(session.path, needed, "compaction", free)
+        temporary = tree.beside(session.path, "compact")
+        try:
+            with reporting(progress, f"compacting {session.path.name}") as report:
+                tree.copy_live(session.path, temporary, report)
+            session.replace(temporary, durability)
+        finally:
+            osio.discard(temporary, session.io)
+        won = before - session.path.stat().st_size
+    _log.info("%s: compacted, %s won back", session.path, human_bytes(max(0, won)))
+    return won
+
+
+def check_space(
+    path: Path, needed: int, what: str, free: Callable[[Path], int] | None = None
+) -> None:
+    """Raise unless ``needed`` bytes fit into the folder of ``path``."""
+    room = (free or _free)(path.parent)
+    if room < needed + _MARGIN:
+        raise NoSpaceError(
+            f"{path}: {what} needs {needed + _MARGIN:,} bytes beside the file and {room:,} are "
+            f"free in {path.parent}; free some space or move the file to another disk"
+        )
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(os.fspath(folder)).free

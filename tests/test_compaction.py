@@ -1,0 +1,219 @@
+"""Compaction: what is left is what it was, to the byte; readers go on, writers wait, disks fill."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from samples import assert_same, record, variants
+
+import neurostore
+from neurostore import KINDS, Keep, NoSpaceError, compaction
+from neurostore.errors import LockTimeoutError, StoreError
+
+_REFERENCES = {"DIMENSION_LIST", "REFERENCE_LIST"}
+_NUMBERS = {"_Netcdf4Dimid", "_Netcdf4Coordinates"}
+
+
+def described(item: Any) -> dict[str, Any]:
+    """Everything about an object but where it is and which netCDF numbers it has."""
+    found: dict[str, Any] = {
+        "attrs": {
+            name: (value.dtype, value.tolist()) if hasattr(value, "tolist") else value
+            for name, value in item.attrs.items()
+            if name not in _REFERENCES | _NUMBERS
+        },
+        "numbered": sorted(_NUMBERS & set(item.attrs)),
+    }
+    if isinstance(item, h5py.Group):
+        order = item.id.get_create_plist().get_link_creation_order()
+        return found | {"order": order, "links": list(item)}
+    found |= {"dtype": item.dtype, "shape": item.shape, "maxshape": item.maxshape}
+    found |= {"chunks": item.chunks, "plist": item.id.get_create_plist().get_nfilters()}
+    found["scales"] = [[scale.name for scale in dim.values()] for dim in item.dims]
+    if item.chunks:
+        infos = [item.id.get_chunk_info(n) for n in range(item.id.get_num_chunks())]
+        found["raw"] = {i.chunk_offset: item.id.read_direct_chunk(i.chunk_offset)[1] for i in infos}
+        found["masks"] = {i.chunk_offset: i.filter_mask for i in infos}
+    elif item.shape is not None:
+        found["raw"] = np.asarray(item[()]).tobytes()
+    return found
+
+
+def walk(path: Path) -> dict[str, Any]:
+    with h5py.File(path) as h5file:
+        found = {"/": described(h5file)}
+
+        def look(name: str, item: Any) -> None:
+            if not name.startswith("catalogue"):
+                found[name] = described(item)
+
+        h5file.visititems(look)
+    return found
+
+
+@pytest.fixture(scope="module")
+def half_empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every kind in every shape, text labels and odd dtypes among them, every other one removed."""
+    path = tmp_path_factory.mktemp("compaction") / "run.h5"
+    with neurostore.open(path, durability="process") as store, store.batch():
+        for kind in KINDS.values():
+            for variant in range(variants(kind)):
+                for moment in (1.0, 2.0):
+                    store.store(record(kind, variant=variant, timestamp=moment))
+            for dtype in "bcV":
+                store.store(record(kind, dtype=dtype, timestamp=3.0))
+        labels = {"pre": [f"n{i}" for i in range(5)], "cell type": ("pre", list("abcde"))}
+        big = np.random.default_rng(1).random((300, 5))
+        store.store(neurostore.network_snapshot(weights=np.eye(5), timestamp=3.0, coords=labels))
+        store.store(neurostore.reservoir_states(big, "big", timestamp=3.0))
+    with neurostore.open(path, durability="process") as store:
+        assert store.cleanup(keep=Keep(predicate=lambda t: t["timestamp"].values != 1.0))
+    return path
+
+
+@pytest.fixture
+def path(half_empty: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(half_empty, tmp_path / "run.h5"))
+
+
+def test_what_is_left_is_what_it_was(path: Path) -> None:
+    before = walk(path)
+    with neurostore.open(path, durability="process") as store:
+        values = {i: store.retrieve(i).load() for i in store.ids()}
+        size = path.stat().st_size
+        won = store.compact()
+        assert won == size - path.stat().st_size > 0
+        for record_id, expected in values.items():
+            assert_same(store.retrieve(record_id).load(), expected)
+        assert store.info()["dead_bytes"] == 0
+        assert store.compact() == 0, "compacting twice wins nothing"
+    assert walk(path) == before
+    numbers = dimension_numbers(path)
+    assert len(numbers) == len(set(numbers))
+
+
+def dimension_numbers(path: Path) -> list[int]:
+    found: list[int] = []
+    with h5py.File(path) as h5file:
+
+        def look(_: str, item: Any) -> None:
+            if "_Netcdf4Dimid" in item.attrs:
+                found.append(int(item.attrs["_Netcdf4Dimid"]))
+
+        h5file.visititems(look)
+    return found
+
+
+def test_links_and_references_of_others_stay_what_they_are(path: Path) -> None:
+    with h5py.File(path, "r+") as h5file:
+        mine = h5file.create_group("mine")
+        mine["target"] = [1, 2]
+        mine["again"] = mine["target"]
+        mine["soft"] = h5py.SoftLink("/mine/target")
+        mine["lost"] = h5py.SoftLink("/nowhere")
+        mine["outside"] = h5py.ExternalLink("other.h5", "/x")
+        mine.attrs["ref"] = mine["target"].ref
+        mine.create_dataset(
+            "refs", data=[mine["target"].ref, h5py.Reference()], dtype=h5py.ref_dtype
+        )
+        mine["text"] = "varying"
+    with neurostore.open(path, durability="process") as store:
+        store.compact()
+    with h5py.File(path) as h5file:
+        mine = h5file["mine"]
+        assert mine["again"] == mine["target"]
+        assert mine.get("soft", getlink=True).path == "/mine/target"
+        assert mine.get("lost", getlink=True).path == "/nowhere"
+        assert mine.get("outside", getlink=True).filename == "other.h5"
+        assert h5file[mine.attrs["ref"]] == mine["target"]
+        assert h5file[mine["refs"][0]] == mine["target"]
+        assert not mine["refs"][1]
+        assert mine["text"][()] == b"varying"
+
+
+def test_references_to_regions_are_refused_by_name(path: Path) -> None:
+    with h5py.File(path, "r+") as h5file:
+        mine = h5file.create_dataset("mine/data", data=[1, 2, 3])
+        mine.attrs["part"] = mine.regionref[:2]
+    before = path.read_bytes()
+    with neurostore.open(path, durability="process") as store:
+        ids = store.ids()
+        with pytest.raises(StoreError, match=r"/mine/data: holds references to regions"):
+            store.compact()
+        assert store.ids() == ids
+    assert path.stat().st_size == len(before)
+
+
+def test_readers_of_the_same_process_go_on_and_writers_wait(path: Path) -> None:
+    """Inside the compaction another thread reads; one that writes gets its turn after it."""
+    said: list[str] = []
+    threads: list[threading.Thread] = []
+    with neurostore.open(path, durability="process") as store:
+        wanted = store.ids()[0]
+        lazy = store.retrieve(wanted)
+
+        def read() -> None:
+            said.append(f"read {len(store.ids())} {lazy.load().attrs['kind'] != ''}")
+
+        def write() -> None:
+            store.store(neurostore.spike_train([0.1], [1], timestamp=9.0))
+            said.append("written")
+
+        def give_up() -> None:
+            with (
+                neurostore.open(path, lock_timeout=0.01) as hasty,
+                pytest.raises(LockTimeoutError, match="compacting"),
+            ):
+                hasty.store(neurostore.spike_train([0.1], [1], timestamp=10.0))
+            said.append("gave up")
+
+        def report(done: int, total: int) -> None:
+            if done == 1:
+                for task in (read, give_up):
+                    thread = threading.Thread(target=task)
+                    thread.start()
+                    thread.join(60)
+                threads.append(threading.Thread(target=write))
+                threads[0].start()
+            if done == total:
+                said.append("copied")
+
+        count = len(store.ids())
+        store.compact(progress=report)
+        threads[0].join(60)
+        assert said == [f"read {count} True", "gave up", "copied", "written"]
+        assert "train_9.0" in store.ids()
+
+
+def test_too_little_space_is_said_before_anything_is_written(path: Path) -> None:
+    before = path.read_bytes()
+    with neurostore.open(path, durability="process") as store:
+        session = store._session()
+        with pytest.raises(NoSpaceError, match=r"needs [\d,]+ bytes .* and 1,000 are free"):
+            compaction.compact(session, timeout=1, durability="process", free=lambda folder: 1000)
+        assert store.ids()
+    assert len(path.read_bytes()) == len(before)
+    assert [p.name for p in path.parent.iterdir()] == ["run.h5"]
+
+
+def test_what_a_dead_compaction_left_is_written_over(path: Path) -> None:
+    left = path.with_name(".run.h5-compact")
+    left.write_bytes(b"half a file")
+    with neurostore.open(path, durability="process") as store:
+        assert store.compact() > 0
+    assert not left.exists()
+
+
+def test_progress_counts_up_to_all_groups(path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    with neurostore.open(path, durability="process") as store:
+        store.compact(progress=lambda done, total: seen.append((done, total)))
+        store.compact(progress=True)  # no terminal: silent
+    total = seen[0][1]
+    assert seen == [(n + 1, total) for n in range(total)]
