@@ -1,9 +1,14 @@
-"""How Sphinx builds the documentation; the tables of kinds come from neurostore.schema."""
+"""How Sphinx builds the documentation; tables of kinds and commands come from the package."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import typer
+
 import neurostore
-from neurostore import schema
+from neurostore import cli, schema
 
 project = "neurostore"
 author = "neurostore developers"
@@ -46,3 +51,38 @@ def kinds_table() -> str:
 
 
 myst_substitutions = {"kinds_table": kinds_table()}
+
+
+def usage(command: Any, name: str) -> str:
+    words = ["neurostore", name, "[OPTIONS]"]
+    for argument in (p for p in command.params if p.param_type_name == "argument"):
+        word = argument.metavar or argument.name.upper()
+        words.append(word if argument.required else f"[{word}]")
+        words[-1] += "..." if argument.nargs != 1 else ""
+    return " ".join(words)
+
+
+def options_table(command: Any) -> list[str]:
+    rows = ["| option | |", "|---|---|"]
+    for option in command.params:
+        if option.param_type_name == "option" and option.name != "help":
+            spelled = ", ".join(f"`{text}`" for text in reversed(option.opts))
+            default = option.default
+            given = f" Default: {default}." if default not in (None, False, []) else ""
+            rows.append(f"| {spelled} | {option.help or ''}{given} |")
+    return rows if len(rows) > 2 else []
+
+
+def commands_page() -> str:
+    lines = []
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        about = (command.help or "").strip()
+        lines += [f"## {name}", "", "```text", usage(command, name), "```", "", about, ""]
+        lines += [*options_table(command), ""]
+    return "\n".join(lines)
+
+
+generated = Path(__file__).parent / "generated"
+generated.mkdir(exist_ok=True)
+(generated / "commands.md").write_text(commands_page(), encoding="utf-8")
+exclude_patterns.append("generated/commands.md")  # it is a part of command-line.md

@@ -54,6 +54,31 @@ def test_info_says_what_is_there(run_h5: Path) -> None:
     assert (found["start"], found["end"]) == (5.0, 1.7e9 + 2)
 
 
+def test_export_writes_what_is_chosen(run_h5: Path, tmp_path: Path) -> None:
+    target = tmp_path / "metrics.csv"
+    done = invoke("export", run_h5, target, "--kind", "performance_metrics")
+    assert (done.exit_code, done.stdout) == (0, f"{target}: 1 record\n")
+    assert target.read_text().startswith("id,kind,name,timestamp,a")
+    refused = in_a_shell("export", run_h5, target, "task_6.0")
+    assert refused.returncode == 1
+    assert "--force" in refused.stderr
+    assert invoke("export", run_h5, target, "--to", "matlab").exit_code == 2
+
+
+def test_plot_makes_a_picture(run_h5: Path, tmp_path: Path) -> None:
+    for name, *chosen in (
+        ("run.png",),
+        ("train.svg", "train_1700000000.0"),
+        ("metrics.pdf", "--range", "--kind", "performance_metrics"),
+    ):
+        done = invoke("plot", run_h5, *chosen, "-o", tmp_path / name)
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / name).stat().st_size > 1_000
+    assert invoke("plot", run_h5, "--range").exit_code == 2
+    assert invoke("plot", run_h5, "-o", tmp_path / "run.docx").exit_code == 2
+    assert in_a_shell("plot", run_h5, "-o", tmp_path / "run.png").returncode == 1
+
+
 def test_ls_filters_by_kind_time_and_name(run_h5: Path) -> None:
     assert len(parsed("ls", run_h5)) == 5
     assert [r["id"] for r in parsed("ls", run_h5, "--name", "task")] == ["task_6.0"]
@@ -73,6 +98,8 @@ def test_a_pipe_gets_whole_lines_without_colours_or_boxes(run_h5: Path) -> None:
 def test_show_prints_a_record_and_its_values(run_h5: Path) -> None:
     assert "spike_times" in invoke("show", run_h5, "train_1700000000.0").stdout
     assert parsed("show", run_h5, "task_6.0", "--values")["data_vars"]["values"]["data"] == ["NaN"]
+    values = invoke("show", run_h5, "train_1700000000.0", "--values").stdout
+    assert "spike_times:\n[0.1 0.3]" in values
     assert "data" not in parsed("show", run_h5, "task_6.0")["data_vars"]["values"]
 
 

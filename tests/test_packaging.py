@@ -54,7 +54,7 @@ def test_environment_lists_what_the_project_requires() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    declared = {name_of(r) for r in required("plot", "dask", "interop")}
+    declared = {name_of(r) for r in required("plot", "dask", "interop", "zarr")}
     # pandas is xarray's; Brian2 is no extra while its newest release forbids NumPy 2.4.
     declared |= {"pandas", "brian2"}
     undeclared = set()

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from neurostore._version import __version__
-from neurostore.cli import check, look, trial
+from neurostore.cli import check, give, look, trial
 from neurostore.cli.output import FOUND, log_to_stderr, one_line
 from neurostore.errors import HDF5StorageError
 
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 #: A file per purpose; the order is that of ``--help``.
-for group in (look, check, trial):
+for group in (look, check, give, trial):
     app.add_typer(group.commands)
 
 

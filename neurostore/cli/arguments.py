@@ -9,7 +9,7 @@ import typer
 
 from neurostore.schema import KINDS
 
-__all__ = ["AsJson", "End", "File", "Kind", "Name", "Start", "as_time"]
+__all__ = ["AsJson", "End", "File", "Force", "Kind", "Name", "Start", "as_time"]
 
 
 def _kind(name: str | None) -> str | None:
@@ -39,6 +39,7 @@ def as_time(text: str | None) -> Any:
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The HDF5 file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Kind = Annotated[
     str | None,
     typer.Option(callback=_kind, autocompletion=_kinds, help="Only this kind of record."),

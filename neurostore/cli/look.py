@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from neurostore.cli.arguments import AsJson, End, File, Kind, Name, Start, as_time
-from neurostore.cli.output import print_json, print_pairs, print_table
+from neurostore.cli.output import print_json, print_table
 from neurostore.store import open as open_store
-from neurostore.wording import human_bytes, moment, span
+from neurostore.wording import moment, printable
 
 __all__ = ["commands"]
 
@@ -18,26 +21,15 @@ commands = typer.Typer()
 
 @commands.command()
 def info(path: File, as_json: AsJson = False) -> None:
-    """Print what is to be known of a file: records, time span, size, versions."""
+    """Print what is to be known of a file: kinds, counts, times, sizes, health, versions."""
     with open_store(path, "r") as store:
-        found = store.info()
+        found, said = store.info(), repr(store)
     if as_json:
         print_json(found)
         return
-    records = {kind: count for kind, count in found["records"].items() if count}
-    print_pairs(
-        {
-            "file": found["path"],
-            "size": human_bytes(found["file_size"]),
-            "files": len(found["files"]),
-            "created": moment(found["created_at"]),
-            "schema version": found["schema_version"],
-            "time": span(found["start"], found["end"]),
-            "records": sum(records.values()),
-        }
-        | {f"  {kind}": count for kind, count in records.items()}
-        | {"variables": found["variables"]}
-    )
+    typer.echo(said)
+    typer.echo(f"Files:  {', '.join(os.path.basename(file) for file in found['files'])}")
+    typer.echo(f"Made:   {moment(found['created_at'])}, schema {found['schema_version']}")
 
 
 @commands.command()
@@ -72,10 +64,17 @@ def show(
     values: Annotated[bool, typer.Option("--values", help="Print the values, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print one record: its dimensions, coordinates, variables and attributes."""
+    """Print one record: when it was made, its metadata, its variables and labels.
+
+    Arrays are printed whole with --values; in JSON, too, they are there only then.
+    """
     with open_store(path, "r") as store:
         ds = store.retrieve(record)
         if as_json:
             print_json(ds.to_dict(data="list" if values else False))
-        else:
-            typer.echo(str(ds))
+            return
+        typer.echo(repr(ds.neuro))
+        if values:
+            with np.printoptions(threshold=sys.maxsize, linewidth=100):
+                for name, variable in ds.variables.items():
+                    typer.echo(f"\n{printable(name)}:\n{variable.values}")

@@ -28,7 +28,6 @@ __all__ = [
     "log_to_stderr",
     "one_line",
     "print_json",
-    "print_pairs",
     "print_table",
     "progress",
 ]
@@ -84,17 +83,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         )
     for row in rows:
         table.add_row(*(_cell(value, console.is_terminal) for value in row))
-    _print(console, table)
-
-
-def print_pairs(pairs: Mapping[str, object]) -> None:
-    """Print names and what stands for each, one a line."""
-    console = _console()
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in pairs.items():
-        table.add_row(Text(name), _cell(value, console.is_terminal))
     _print(console, table)
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from neurostore.cli.arguments import Force
+
 __all__ = ["commands"]
 
 commands = typer.Typer()
@@ -18,7 +20,7 @@ def demo(
     picture: Annotated[Path, typer.Option(help="The picture to make.")] = Path("demo.png"),
     seconds: Annotated[float, typer.Option(help="Seconds of model time.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Simulate a liquid state machine in JAX, store it as it runs, and look at what was stored."""
