@@ -17,7 +17,7 @@ from neurostore import names, schema
 from neurostore.errors import AmbiguousRecordError
 from neurostore.schema import KINDS, Kind
 
-__all__ = ["ROW", "STATE", "Catalogue", "Entry", "Table", "Texts", "words"]
+__all__ = ["ROW", "STATE", "Catalogue", "Entry", "RowsRead", "Table", "Texts"]
 
 ROW = np.dtype(
     [
@@ -34,8 +34,6 @@ ROW = np.dtype(
         ("check", "<u4"),
     ]
 )
-#: The word of a row that is 0 unless the record was removed or has an id of its own.
-_ODD_WORD = 6
 #: What ``state`` holds, in its order.
 STATE = (
     "file_id_0",
@@ -50,12 +48,19 @@ STATE = (
     "texts",
     "texts_crc",
     "trusted_from",
+    "rewritten",
 )
 
 
-def words(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return rows as 64-bit numbers, shape (row, word)."""
-    return np.ascontiguousarray(rows).view("<u8").reshape(len(rows), -1)
+@dataclass(frozen=True)
+class RowsRead:
+    """Rows of one kind as they were read, and what was noted while they went by."""
+
+    rows: np.ndarray[Any, Any]
+    #: Their timestamps side by side, which are what queries by time look at.
+    moments: np.ndarray[Any, Any]
+    #: Positions of rows that were removed or have an id of their own.
+    odd: np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -80,21 +85,27 @@ class Table:
     has_removed: bool = False
     _order: np.ndarray[Any, Any] | None = None
     _times: np.ndarray[Any, Any] | None = None
+    #: Timestamps of the rows side by side, while they are those of the file.
+    _moments: np.ndarray[Any, Any] | None = None
 
     @property
     def rows(self) -> np.ndarray[Any, Any]:
         """All rows, removed ones included."""
         return self.buffer[: self.size]
 
-    def adopt(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Take the rows of a file for its own; return those that have an id of their own."""
-        self.buffer = rows
-        self.size = self.written = len(rows)
-        odd = np.flatnonzero(words(rows)[:, _ODD_WORD])
+    def adopt(self, found: RowsRead) -> np.ndarray[Any, Any]:
+        """Take the next rows of the file for its own; return those that have an id of their own."""
+        first, rows, odd = self.size, found.rows, found.odd
         removed = rows["removed"][odd] != 0
-        self.has_removed = bool(removed.any())
-        self._order = self._times = None
-        explicit: np.ndarray[Any, Any] = odd[~removed]
+        if first:
+            self.append(rows)
+        else:
+            self.buffer, self.size = rows, len(rows)
+            self._order = self._times = None
+            self._moments = found.moments
+        self.written = self.size
+        self.has_removed |= bool(removed.any())
+        explicit: np.ndarray[Any, Any] = first + odd[~removed]
         return explicit
 
     def append(self, rows: np.ndarray[Any, Any]) -> None:
@@ -106,7 +117,7 @@ class Table:
             self.buffer = grown
         self.buffer[self.size : needed] = rows
         self.size = needed
-        self._order = self._times = None
+        self._order = self._times = self._moments = None
 
     def remove(self, row: int) -> None:
         """Mark a row as removed."""
@@ -119,7 +130,9 @@ class Table:
         if self._times is None:
             rows = self.rows
             alive = np.flatnonzero(rows["removed"] == 0) if self.has_removed else None
-            moments = np.ascontiguousarray(rows["timestamp"])
+            moments = self._moments
+            if moments is None:
+                moments = np.ascontiguousarray(rows["timestamp"])
             if alive is not None:
                 moments = moments[alive]
             order = alive
@@ -149,8 +162,9 @@ class Texts:
     def __init__(self) -> None:
         self._texts: list[str] = [""]
         self._codes: dict[str, int] = {"": 0}
-        #: How many are in the file, and a checksum of them there.
+        #: How many are in the file, and their bytes there and a checksum over those.
         self.written = 1
+        self.bytes = 0
         self.crc = 0
 
     def __len__(self) -> int:
@@ -267,11 +281,19 @@ class Catalogue:
         self.state["epoch"] += 1
         return self.state["removed"] - 1
 
-    def adopt(self, kind: Kind, rows: np.ndarray[Any, Any]) -> None:
-        """Take the rows that a file has of one kind; the texts are there already."""
-        for row in self.tables[kind.name].adopt(rows):
-            leaf = self.texts[int(rows["leaf"][row])]
+    def adopt(self, kind: Kind, found: RowsRead) -> None:
+        """Take the next rows that a file has of one kind; the texts are there already."""
+        table = self.tables[kind.name]
+        explicit = table.adopt(found)
+        self._latest = None
+        for row in explicit:
+            leaf = self.texts[int(table.rows["leaf"][row])]
             self._explicit.setdefault(leaf, []).append((kind.name, int(row)))
+
+    def is_ahead(self) -> bool:
+        """Tell whether it holds anything that is not in the file."""
+        rows = any(table.written < table.size or table.changed for table in self.tables.values())
+        return rows or self.texts.written < len(self.texts)
 
     @property
     def file_id(self) -> tuple[int, int]:

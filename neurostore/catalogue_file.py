@@ -12,10 +12,11 @@ of its own rows and no metadata.  Those bytes are put where HDF5 would put them,
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import h5py
@@ -23,7 +24,7 @@ import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 
 from neurostore import h5attrs
-from neurostore.catalogue import ROW, STATE, Catalogue, Table, Texts, words
+from neurostore.catalogue import ROW, STATE, Catalogue, RowsRead, Table, Texts
 from neurostore.schema import KINDS
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "read",
     "read_older",
     "read_state",
+    "refresh",
     "state_offset",
     "write_older",
 ]
@@ -42,6 +44,8 @@ GROUP = b"catalogue"
 _ROW_TYPE = h5t.py_create(ROW)
 _ROW_WORDS = struct.Struct(f"<{ROW.itemsize // 8}Q")
 _SOUND = 0x6E657572
+#: The word of a row that is 0 unless the record was removed or has an id of its own.
+_ODD_WORD = 6
 #: A row that is no record yet; a real one has a version.
 _UNUSED = np.zeros((), ROW)
 _UNUSED["timestamp"] = np.nan
@@ -52,6 +56,8 @@ _UNCACHED.set_chunk_cache(0, 0, 1.0)
 _OLDER = b"neurostore_older_files"
 #: Rows in one chunk of a table: 32 KB; a million rows are then 1,954 chunks.
 _CHUNK = 512
+#: Rows that are read at a time: 512 KB, which stay in the cache of a core.
+_BLOCK = 16 * _CHUNK
 _STATE_SIZE = 16
 
 
@@ -110,17 +116,50 @@ def read(h5file: h5py.File) -> Catalogue | None:
     try:
         if GROUP not in h5file.id:
             return None
-        group = h5g.open(h5file.id, GROUP)
         read_state(h5file, found)
-        _read_texts(group, found.texts)
+        _read_new(h5file, found)
         found.older = read_older(h5file)
-        for kind in list(KINDS.values()):
-            if kind.name.encode() in group:
-                found.adopt(kind, _read_rows(group, kind.name))
-        _check_counts(group, found)
-    except (KeyError, OSError, ValueError, RuntimeError, IndexError):
+    except _DAMAGES:
         return None  # a cache: whatever is wrong with it, the groups are the truth
     return found
+
+
+def refresh(held: Catalogue, h5file: h5py.File) -> bool:
+    """Bring a catalogue up to date by reading what was added since it was read.
+
+    Returns False where it has to be read anew: rows changed that it has, it has some that the
+    file has not, or it is that of another file.
+    """
+    if held.is_ahead():
+        return False
+    before = dict(held.state)
+    try:
+        read_state(h5file, held)
+        if any(held.state[name] != before[name] for name in _UNCHANGED):
+            held.state = before
+            return False
+        _read_new(h5file, held)
+    except _DAMAGES:
+        return False
+    return True
+
+
+_DAMAGES = (KeyError, OSError, ValueError, RuntimeError, IndexError)
+#: What of the state is as it was while rows are only added.
+_UNCHANGED = ("file_id_0", "file_id_1", "epoch", "rewritten")
+
+
+def _read_new(h5file: h5py.File, catalogue: Catalogue) -> None:
+    """Read the texts and rows that a catalogue has not yet; raise where they are not sound."""
+    group = h5g.open(h5file.id, GROUP)
+    _read_texts(group, catalogue.texts)
+    for kind in list(KINDS.values()):
+        if kind.name.encode() in group:
+            table = catalogue.tables.setdefault(kind.name, Table(kind))
+            found = _read_rows(h5file, kind.name, table.size)
+            if len(found.rows):
+                catalogue.adopt(kind, found)
+    _check_counts(group, catalogue)
 
 
 def read_older(h5file: h5py.File) -> list[str]:
@@ -140,23 +179,98 @@ def read_state(h5file: h5py.File, catalogue: Catalogue) -> None:
 
 def _read_texts(group: h5g.GroupID, texts: Texts) -> None:
     dataset = h5d.open(group, b"names")
-    raw = np.empty(dataset.shape, "u1")
-    dataset.read(h5s.ALL, h5s.ALL, raw)
-    texts.crc = zlib.crc32(raw.tobytes())
-    for text in raw.tobytes().split(b"\0")[:-1]:
+    size = dataset.shape[0] - texts.bytes
+    if size <= 0:
+        return
+    raw = np.empty(size, "u1")
+    space = dataset.get_space()
+    space.select_hyperslab((texts.bytes,), (size,))
+    dataset.read(h5s.create_simple((size,)), space, raw)
+    new = raw.tobytes()
+    texts.crc = zlib.crc32(new, texts.crc)
+    texts.bytes += size
+    for text in new.split(b"\0")[:-1]:
         texts.code(text.decode())
     texts.written = len(texts)
 
 
-def _read_rows(group: h5g.GroupID, name: str) -> np.ndarray[Any, Any]:
-    dataset = h5d.open(group, f"{name}/rows".encode(), _UNCACHED)
-    rows = np.empty(dataset.shape, ROW)
-    if len(rows):
-        dataset.read(h5s.ALL, h5s.ALL, rows, _ROW_TYPE)
-    rows = rows[: _used(rows)]
-    if not (_folded(rows) == _SOUND).all():
-        raise ValueError(f"catalogue/{name}/rows: a row fails its check")
-    return rows
+def _read_rows(h5file: h5py.File, name: str, first: int) -> RowsRead:
+    """Read the rows of a kind from ``first`` on, and check each one.
+
+    Block by block: the check is made, and what queries need is picked out, while a block is
+    still in the processor's cache.
+    """
+    path = b"/".join((GROUP, name.encode(), b"rows"))
+    dataset = h5d.open(h5file.id, path, _UNCACHED)
+    rows = np.empty(dataset.shape[0] - first, ROW)
+    moments = np.empty(len(rows), "<f8")
+    odd = []
+    fill = _filler(h5file, dataset, first)
+    used = 0
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        fill(first + start, block)
+        if used < start:
+            raise ValueError(f"catalogue/{name}/rows: the table ends before its last chunk")
+        used = start + _used(block)
+        block = block[: used - start]
+        moments[start:used] = block["timestamp"]
+        words = block.view("<u8").reshape(len(block), -1)
+        if not (_folded(words) == _SOUND).all():
+            raise ValueError(f"catalogue/{name}/rows: a row fails its check")
+        odd.append(start + np.flatnonzero(words[:, _ODD_WORD]))
+    return RowsRead(rows[:used], moments[:used], np.concatenate(odd) if odd else np.arange(0))
+
+
+_Fill = Callable[[int, np.ndarray[Any, Any]], None]
+
+
+def _filler(h5file: h5py.File, dataset: h5d.DatasetID, first: int) -> _Fill:
+    """Return what fills an array with rows of a table.
+
+    HDF5 takes 10 us for each chunk; from a plain file all of them are read where they lie, side
+    by side wherever they do.
+    """
+
+    def by_hdf5(first: int, block: np.ndarray[Any, Any]) -> None:
+        space = dataset.get_space()
+        space.select_hyperslab((first,), (len(block),))
+        dataset.read(h5s.create_simple((len(block),)), space, block, _ROW_TYPE)
+
+    plain = h5file.driver == "sec2" and dataset.get_create_plist().get_chunk() == (_CHUNK,)
+    if first or not plain or not hasattr(os, "preadv") or dataset.get_type() != _ROW_TYPE:
+        return by_hdf5
+    descriptor = h5file.id.get_vfd_handle()
+    places: list[int] = []
+    dataset.chunk_iter(lambda info: places.append(info.byte_offset))
+    if len(places) * _CHUNK != dataset.shape[0]:
+        return by_hdf5
+
+    def by_bytes(first: int, block: np.ndarray[Any, Any]) -> None:
+        into = block.view("u1").data
+        for offset, length in _pieces(places, first, len(block)):
+            if os.preadv(descriptor, (into[:length],), offset) != length:
+                raise OSError(f"fewer than {length} bytes at {offset}")
+            into = into[length:]
+
+    return by_bytes
+
+
+def _pieces(places: list[int], first: int, count: int) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of the pieces of a file that hold rows."""
+    offset = length = 0
+    while count:
+        number, inside = divmod(first, _CHUNK)
+        taken = min(count, _CHUNK - inside)
+        where = places[number] + inside * ROW.itemsize
+        if where != offset + length:
+            if length:
+                yield offset, length
+            offset, length = where, 0
+        length += taken * ROW.itemsize
+        first, count = first + taken, count - taken
+    if length:
+        yield offset, length
 
 
 def _check_counts(group: h5g.GroupID, catalogue: Catalogue) -> None:
@@ -174,15 +288,20 @@ def _used(rows: np.ndarray[Any, Any]) -> int:
     """Return how many rows are, or were, records: those before the first without a version.
 
     A damaged version fails the check of its row or, in the last chunk, ends the table early,
-    which the count of serials shows.
+    which the count of rows shows.
     """
     tail = rows["version"][-_CHUNK:] == 0
     return len(rows) - len(tail) + int(np.argmax(tail)) if tail.any() else len(rows)
 
 
-def _folded(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """All words of each row, xored and folded to 32 bits: `_SOUND` where the row is as written."""
-    total = np.bitwise_xor.reduce(words(rows), axis=1)
+def _folded(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Xor all words of each row and fold them to 32 bits: `_SOUND` where it is as written.
+
+    Column by column, since NumPy takes three times as long to reduce rows of eight.
+    """
+    total: np.ndarray[Any, Any] = words[:, 0] ^ words[:, 1]
+    for column in range(2, words.shape[1]):
+        total ^= words[:, column]
     folded: np.ndarray[Any, Any] = (total ^ (total >> np.uint64(32))).astype("<u4")
     return folded
 
@@ -236,6 +355,7 @@ class Writer:
         _extend(dataset, self._dataset(b"byte"), old + len(new))
         _put(dataset, old, np.frombuffer(new, "u1"), h5t.NATIVE_UINT8)
         texts.crc = zlib.crc32(new, texts.crc)
+        texts.bytes = old + len(new)
         texts.written = len(texts)
 
     def _write_table(self, catalogue: Catalogue, table: Table) -> None:
@@ -244,6 +364,7 @@ class Writer:
             _create_table(h5g.open(self._root, GROUP), link, catalogue.take_numbers(1))
         for first, last in _runs(row for row in table.changed if row < table.written):
             self._put_rows(link, first, table.rows[first:last])
+            catalogue.state["rewritten"] += 1
         table.changed.clear()
         if table.written < table.size:
             needed = -(-table.size // _CHUNK) * _CHUNK
@@ -298,7 +419,8 @@ def _checked(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             total ^= word
         rows["check"] = (total ^ (total >> 32)) & 0xFFFFFFFF ^ _SOUND
     else:
-        rows["check"] = _folded(rows) ^ np.uint32(_SOUND)
+        words = np.ascontiguousarray(rows).view("<u8").reshape(len(rows), -1)
+        rows["check"] = _folded(words) ^ np.uint32(_SOUND)
     return rows
 
 

@@ -141,7 +141,12 @@ class OpenFile:
         return self._untouched
 
     def _catalogue_for(self, h5file: H5File) -> Catalogue:
-        if self._catalogue is None or self._catalogue_of is not h5file:
+        if self._catalogue is not None and self._catalogue_of is not h5file:
+            if catalogue_file.refresh(self._catalogue, h5file):
+                self._catalogue_of = h5file
+            else:
+                self._catalogue = None
+        if self._catalogue is None:
             found = catalogue_file.read(h5file)
             self._catalogue = found if found is not None else rebuild(h5file)
             self._catalogue_of = h5file
@@ -411,7 +416,7 @@ class OpenFile:
 
     def _drop_writer(self) -> None:
         """Let go of a handle whose file has moved on, without writing a byte through it."""
-        self._catalogue = self._catalogue_of = None
+        self._catalogue_of = None
         writer, self._writer, self._stamper = self._writer, None, None
         file, self._file = self._file, None
         if file is not None:
@@ -432,7 +437,7 @@ class OpenFile:
         overlay, self._overlay = self._overlay, None
         if reader is not None:
             if self._catalogue_of is reader:
-                self._catalogue = self._catalogue_of = None
+                self._catalogue_of = None  # to be brought up to date from the next handle
             reader.close()
         if overlay is not None:
             overlay.close()

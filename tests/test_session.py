@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import xarray as xr
 
 import neurostore
+from neurostore import catalogue_file, schema
 from neurostore.errors import RecordNotFoundError, StoreError
 
 
@@ -111,6 +114,57 @@ def test_a_damaged_catalogue_costs_nothing(path: Path, damage: str) -> None:
         assert store.store(train(5, 1.0)) == "train_1.0~2"
         store.compact()
         assert set(store.ids()) == {*before, "main_9.0~2", "train_1.0~2"}
+
+
+def test_a_reader_reads_new_rows_alone(path: Path) -> None:
+    with neurostore.open(path) as store:
+        with h5py.File(path) as h5file:
+            held = catalogue_file.read(h5file)
+        assert held is not None
+        before = store.ids()
+        new = store.store(train(5, 50.0))
+    with h5py.File(path, "r+") as h5file:  # a row that is read again would fail its check
+        table = h5file["catalogue/spike_train/rows"]
+        rows = table[:]
+        rows["length"][0] = 77
+        table[:] = rows
+    with h5py.File(path) as h5file:
+        assert catalogue_file.read(h5file) is None
+        assert catalogue_file.refresh(held, h5file)
+    found = [entry.id for entry in held.entries()]
+    assert found == [*before, new]
+    assert held.find(new) is not None
+
+
+@pytest.mark.parametrize("change", ["remove", "compact", "store", "rotate"])
+def test_a_catalogue_that_lost_rows_is_read_anew(path: Path, change: str) -> None:
+    with neurostore.open(path) as store:
+        with h5py.File(path) as h5file:
+            held = catalogue_file.read(h5file)
+        assert held is not None
+        if change == "store":
+            held.add(schema.KINDS["spike_train"], timestamp=3.0, name="")  # not in the file
+        elif change == "remove":
+            store.cleanup(0, model_time=True)
+        else:
+            getattr(store, change)()
+        with h5py.File(path) as h5file:
+            assert not catalogue_file.refresh(held, h5file)
+
+
+def test_another_process_sees_what_comes_and_goes(path: Path) -> None:
+    with neurostore.open(path, mode="r") as store:
+        before = store.ids()
+        elsewhere(path, "s.store(neurostore.spike_train([0.1], [1], timestamp=99.0))")
+        assert store.ids() == [*before, "train_99.0"]
+        elsewhere(path, "s.cleanup(0, model_time=True)")
+        assert store.ids() == []
+
+
+def elsewhere(path: Path, code: str) -> None:
+    """Do something with the store in another process."""
+    run = f"import neurostore\nwith neurostore.open({str(path)!r}) as s: {code}"
+    subprocess.run([sys.executable, "-c", run], check=True, timeout=120)
 
 
 def swallow_an_inner_failure(store: neurostore.Store) -> None:
