@@ -248,8 +248,8 @@ class HDF5Storage(_ByKind):
     max_file_size
         Bytes beyond which :meth:`check_file_size` rotates the file.
     enable_swmr
-        One writer and any number of readers at a time, which is how every store works; False is
-        taken and changes nothing yet.
+        True: one process at a time writes, and any number read meanwhile.  False: exclusive use,
+        no other process can open the file until this storage is closed.
     durability
         ``"power"``: what was stored survives a power cut; ``"process"``: the end of the process.
 
@@ -282,6 +282,7 @@ class HDF5Storage(_ByKind):
             chunk_size=chunk_size,
             max_file_size=max_file_size,
             durability=durability,
+            exclusive=not enable_swmr,
         )
 
     if TYPE_CHECKING:  # the methods made from the table of kinds

@@ -121,16 +121,18 @@ def _same_file(path: str, fd: int) -> bool:
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-def _open_descriptor(path: str) -> tuple[int, bool] | None:
+def _open_descriptor(path: str, data_path: str) -> tuple[int, bool] | None:
     """Descriptor and whether it can be written; None where there is no lock file to be had."""
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    for access in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+    # Asked for without making it first: in folders like /tmp Linux refuses O_CREAT on the file of
+    # another user.
+    for access in (os.O_RDWR, os.O_RDWR | os.O_CREAT, os.O_RDONLY):
         try:
             fd = os.open(path, access | flags, 0o666)
         except OSError as error:
             if error.errno in _NO_LOCK_FILE or (
-                error.errno == errno.ENOENT and access == os.O_RDONLY
+                error.errno == errno.ENOENT and not access & os.O_CREAT
             ):
                 continue
             if error.errno == errno.ENOENT:
@@ -142,6 +144,8 @@ def _open_descriptor(path: str) -> tuple[int, bool] | None:
                 "file or none; remove what stands there"
             ) from error
         if stat.S_ISREG(os.fstat(fd).st_mode):
+            if access & os.O_CREAT:
+                _offer(fd, data_path)
             return fd, access != os.O_RDONLY
         os.close(fd)
         raise StoreError(
@@ -150,14 +154,28 @@ def _open_descriptor(path: str) -> tuple[int, bool] | None:
     return None
 
 
-def attach(path: str) -> LockFile | None:
+def _offer(fd: int, data_path: str) -> None:
+    """Let the owner of the data file use a lock file that somebody else makes beside it."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        owner = os.stat(data_path)
+        if owner.st_uid == os.geteuid():
+            return
+        try:
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+        except PermissionError:
+            os.fchmod(fd, 0o666)
+
+
+def attach(path: str, data_path: str) -> LockFile | None:
     """Become a user of the process's one `LockFile` for ``path``, opened if need be."""
     with _registry_lock:
         for shared in _registry.values():
             if shared.path == path and _same_file(path, shared.fd):
                 shared.users += 1
                 return shared
-        while (opened := _open_descriptor(path)) is not None:
+        while (opened := _open_descriptor(path, data_path)) is not None:
             fd, writable = opened
             pause = Pause(None)
             try:

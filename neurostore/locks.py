@@ -38,6 +38,8 @@ __all__ = ["FileLocks", "hold_data_lock", "lock_path"]
 _WRITER: Final = FIRST
 _GATE: Final = FIRST + 1
 _APPLY: Final = FIRST + 2
+#: Ends the holder's line where it keeps readers out for good.
+_ALONE: Final = b" alone"
 
 
 def lock_path(path: str | os.PathLike[str]) -> str:
@@ -51,29 +53,38 @@ def lock_path(path: str | os.PathLike[str]) -> str:
     return os.path.realpath(os.fspath(path)) + "-lock"
 
 
-def hold_data_lock(fd: int, path: str | os.PathLike[str]) -> None:
-    """Take HDF5's own shared lock on the open data file ``fd``; it falls when ``fd`` is closed.
+def hold_data_lock(
+    fd: int, path: str | os.PathLike[str], *, alone: bool = False, timeout: float = 0.0
+) -> None:
+    """Take HDF5's own lock on the open data file ``fd``; it falls when ``fd`` is closed.
 
-    With it other HDF5 programs can read the file but not open it for writing.
+    With a shared one other HDF5 programs can read the file but not open it for writing; with
+    ``alone`` they cannot open it at all.
 
     Raises
     ------
     LockTimeoutError
-        Another HDF5 program has the file open for writing.
+        Another HDF5 program has the file open for writing, or at all.
     """
     if sys.platform == "win32":
         return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in UNSUPPORTED:
-            return  # HDF5 itself passes over file systems without locks
-        if error.errno not in BUSY:
-            raise
-        raise LockTimeoutError(
-            f"{os.fspath(path)}: another HDF5 program has the file open for writing; "
-            "expected none; close it there first"
-        ) from error
+    pause = Pause(timeout)
+    while True:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                return  # HDF5 itself passes over file systems without locks
+            if error.errno not in BUSY:
+                raise
+            if pause.wait():
+                continue
+            raise LockTimeoutError(
+                f"{os.fspath(path)}: another HDF5 program, or a neurostore of another process, "
+                f"has the file open{'' if alone else ' for writing'}; expected none; close it "
+                "there first"
+            ) from error
+        return
 
 
 class FileLocks:
@@ -104,8 +115,9 @@ class FileLocks:
         self._path = lock_path(path)
         self._data_path = os.fspath(path)
         self._patience = patience
-        self._shared = attach(self._path)
+        self._shared = attach(self._path, self._data_path)
         self._writing: LockFile | None = None
+        self._sole: LockFile | None = None
         self._reading = _Section(self, "shared")
         self._applying = _Section(self, "alone")
         self._whoami = (-1, b"")
@@ -131,10 +143,12 @@ class FileLocks:
 
     def acquire_writer(self, timeout: float) -> None:
         """Become the writer; `release_writer` ends it. Parameters and errors as for `writer`."""
+        if self.alone:
+            return
         shared = self._writable()
         pause = Pause(timeout)
         if not shared.writer.acquire(blocking=False) and not shared.writer.acquire(
-            timeout=max(timeout, 0)
+            timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)
         ):
             raise self._timeout_error(shared, timeout)
         try:
@@ -150,7 +164,9 @@ class FileLocks:
         self._writing = shared
 
     def release_writer(self) -> None:
-        """End `acquire_writer`; without effect where this object is not the writer."""
+        """End `acquire_writer`; without effect where this object is not the writer, or `alone`."""
+        if self.alone:
+            return
         shared, self._writing = self._writing, None
         if shared is None or shared.fd < 0:  # a forked child has nothing to release
             return
@@ -162,11 +178,40 @@ class FileLocks:
         """Whether this object is the writer now."""
         return self._writing is not None and self._writing.fd >= 0
 
-    def _holder(self) -> bytes:
+    def _holder(self, how: bytes = b"") -> bytes:
         pid = os.getpid()
         if self._whoami[0] != pid:
             self._whoami = (pid, f"{pid} {socket.gethostname()} ".encode())
-        return self._whoami[1] + b"%.3f\n" % time.time()
+        return self._whoami[1] + b"%.3f%s\n" % (time.time(), how)
+
+    # -- nobody else at all -----------------------------------------------------------------------
+
+    @property
+    def alone(self) -> bool:
+        """Whether this object keeps everybody else out, since `hold_alone`."""
+        return self._sole is not None and self._sole.fd >= 0
+
+    def hold_alone(self, timeout: float) -> None:
+        """Keep out other writers and readers until `let_in`; errors as for `writer`.
+
+        All other locks of this object are had without asking meanwhile.
+        """
+        self.acquire_writer(timeout)
+        try:
+            shared = self._enter_alone()
+            _write_at_start(shared.fd, self._holder(_ALONE))
+        except BaseException:
+            self.release_writer()
+            raise
+        self._sole = shared
+
+    def let_in(self) -> None:
+        """End `hold_alone`; without effect where there was none."""
+        shared, self._sole = self._sole, None
+        if shared is not None and shared.fd >= 0:
+            _write_at_start(shared.fd, self._holder())
+            self._leave_alone(shared)
+            self.release_writer()
 
     def _timeout_error(self, shared: LockFile, timeout: float) -> LockTimeoutError:
         return LockTimeoutError(
@@ -184,8 +229,9 @@ class FileLocks:
         return shared
 
     def _live(self) -> LockFile | None:
-        if self._shared is not None and self._shared.fd < 0:  # forked, or closed
-            self._shared = attach(self._path)
+        # None there, forked, or closed: somebody may have made one since.
+        if self._shared is None or self._shared.fd < 0:
+            self._shared = attach(self._path, self._data_path)
         return self._shared
 
     # -- readers, and the moment that excludes them ------------------------------------------------
@@ -199,6 +245,8 @@ class FileLocks:
         return self._applying
 
     def _enter_shared(self) -> LockFile | None:
+        if self.alone:
+            return None
         shared = self._live()
         if shared is None:
             return None
@@ -209,6 +257,8 @@ class FileLocks:
             if shared.readers == 0:
                 # Both bytes at once, then the gate is opened again for whoever comes next.
                 while not lock_range(shared.fd, "shared", _GATE, 2):
+                    if _read_start(shared.fd).endswith(_ALONE):
+                        raise self._kept_out(shared)
                     if not pause.wait():
                         raise self._crowded("an applying writer")
                 lock_range(shared.fd, "free", _GATE, 1)
@@ -222,6 +272,12 @@ class FileLocks:
                 if shared.fd >= 0:
                     lock_range(shared.fd, "free", _APPLY, 1)
                 shared.turn.notify_all()
+
+    def _kept_out(self, shared: LockFile) -> LockTimeoutError:
+        return LockTimeoutError(
+            f"{self._data_path}: held for exclusive use by {_named_holder(shared.fd)}; close the "
+            "store there, or open it there without exclusive=True (enable_swmr=False)"
+        )
 
     def _enter_alone(self) -> LockFile:
         shared = self._writable()
@@ -262,6 +318,7 @@ class FileLocks:
 
     def close(self) -> None:
         """Let go of everything, and remove the lock file if nobody uses it any more."""
+        self.let_in()
         self.release_writer()
         shared, self._shared = self._shared, None
         if shared is not None and shared.fd >= 0:
@@ -298,7 +355,10 @@ class _Section:
 
     def __enter__(self) -> None:
         locks = self._locks
-        self._entered.by = locks._enter_alone() if self._alone else locks._enter_shared()
+        if locks.alone:
+            self._entered.by = None
+        else:
+            self._entered.by = locks._enter_alone() if self._alone else locks._enter_shared()
 
     def __exit__(
         self,
@@ -323,15 +383,18 @@ def _write_at_start(fd: int, text: bytes) -> None:
         os.pwrite(fd, text, 0)
 
 
-def _named_holder(fd: int) -> str:
-    """Who wrote its name into the lock file last, in words."""
+def _read_start(fd: int) -> bytes:
+    """Return the first line of the lock file."""
     if sys.platform == "win32":
         os.lseek(fd, 0, os.SEEK_SET)
-        line = os.read(fd, 512)
-    else:
-        line = os.pread(fd, 512, 0)
+        return os.read(fd, 512).split(b"\n")[0]
+    return os.pread(fd, 512, 0).split(b"\n")[0]
+
+
+def _named_holder(fd: int) -> str:
+    """Who wrote its name into the lock file last, in words."""
     try:
-        pid, host, since = line.split(b"\n")[0].decode().split(" ")
+        pid, host, since = _read_start(fd).removesuffix(_ALONE).decode().split(" ")
         when = datetime.fromtimestamp(float(since), UTC).isoformat(timespec="seconds")
     except ValueError:
         return "an unnamed process"

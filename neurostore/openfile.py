@@ -7,15 +7,16 @@ native driver under the reading lock.  What is stored, and as what, is decided e
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from neurostore import catalogue_file, journal, osio, overlay, safefile, tree
 from neurostore.catalogue import Catalogue
@@ -25,6 +26,7 @@ from neurostore.errors import (
     LockTimeoutError,
     ReadOnlyError,
     StoreError,
+    WriteError,
 )
 from neurostore.locks import FileLocks, hold_data_lock
 from neurostore.osio import IO, Durability, OsIO
@@ -36,8 +38,15 @@ from neurostore.tree import H5File
 
 __all__ = ["OpenFile"]
 
+_of_the_parent: list[OpenFile] = []
+
 #: Seconds that a reader waits for a commit to be applied.
 _PATIENCE = 30.0
+#: Seconds that a reader waits for another thread before it reads through a handle of its own.
+_TURN = 0.05
+#: Seconds that the end of the interpreter waits for a thread.
+_LAST_TURN = 2.0
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class OpenFile:
@@ -82,6 +91,14 @@ class OpenFile:
         self._untouched = False
         self._spoiled: BaseException | None = None
         self._depth = 0
+        #: The thread whose batch is open, and what other threads read through meanwhile.
+        self._batch_of = 0
+        self._aside: Self | None = None
+        self._replacing = False
+        #: Stores that keep everybody else out.
+        self._owners: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: Whether an unfinished commit is to be read through, as it cannot be finished.
+        self._may_not_recover = False
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -98,6 +115,8 @@ class OpenFile:
                 yield self._writer
                 self._check_reads()
                 return
+            if self._locks.alone and not self._replacing:
+                self._open_writer("power")
             deadline = time.monotonic() + _PATIENCE
             while True:
                 with self._locks.reading():
@@ -119,9 +138,13 @@ class OpenFile:
         """Tell whether no commit is left half-way, under the reading lock."""
         if self._reader is not None and self._state() == self._reader_state:
             return True
-        if self._reader is not None:
-            self._close_reader()
-        return self._overlay is not None or not journal.pending(self.path, io=self.io)
+        self._close_reader()
+        if not journal.pending(self.path, io=self.io):
+            return True
+        if self._may_not_recover:
+            # Made and opened under one lock: nobody's next commit comes in between.
+            self._overlay = overlay.Overlay(self.path, io=self.io)
+        return self._may_not_recover
 
     @property
     def catalogue(self) -> Catalogue:
@@ -185,10 +208,14 @@ class OpenFile:
                 raise
             return
         except ReadOnlyError:
-            self._overlay = overlay.Overlay(self.path, io=self.io)
+            self._may_not_recover = True
             return
         try:
             journal.recover(self.path, applying=self._locks.applying, settle=True, io=self.io)
+        except WriteError as error:
+            if error.errno not in _FORBIDDEN:
+                raise
+            self._may_not_recover = True
         finally:
             self._locks.release_writer()
 
@@ -208,8 +235,7 @@ class OpenFile:
         Calls may be nested: the outermost commits.  After an exception nothing of it is left,
         neither in the file nor in memory.
         """
-        with self.mutex:
-            self._check_open()
+        with self._at_turn(timeout):
             if self._depth:
                 with self._spoiling():
                     yield self.catalogue
@@ -219,6 +245,7 @@ class OpenFile:
             try:
                 self._open_writer(durability)
                 self._depth = 1
+                self._batch_of = threading.get_ident()
                 self._spoiled = None
                 try:
                     assert self._writer is not None
@@ -235,9 +262,39 @@ class OpenFile:
                     self._roll_back()
                     raise
                 finally:
-                    self._depth = 0
+                    self._depth = self._batch_of = 0
             finally:
                 self._locks.release_writer()
+
+    @contextmanager
+    def _at_turn(self, timeout: float) -> Iterator[None]:
+        """Hold the file among the threads of this process, to write."""
+        if not self.mutex.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)):
+            raise LockTimeoutError(
+                f"{self.path}: another thread of this process has a batch open after {timeout:g} "
+                "s; end it there, or wait longer with lock_timeout="
+            )
+        try:
+            self._check_open()
+            yield
+        finally:
+            self._let_in_if_unowned()
+            self.mutex.release()
+
+    def beside_batch(self) -> Self:
+        """Return what this thread reads through: this, or a handle beside another's batch.
+
+        A batch may last for hours; what it has stored so far is its own affair until its end.
+        """
+        if self._batch_of in (0, threading.get_ident()) or self._locks.alone:
+            return self
+        if self.mutex.acquire(timeout=_TURN):
+            self.mutex.release()
+            return self
+        with self._registry.guard:
+            if self._aside is None or self._aside.closed:
+                self._aside = type(self)(self.path, self.key, self._registry, self.io)
+            return self._aside
 
     @contextmanager
     def _spoiling(self) -> Iterator[None]:
@@ -257,7 +314,7 @@ class OpenFile:
     @contextmanager
     def exclusive(self, *, timeout: float, durability: Durability) -> Iterator[None]:
         """Hold the writer lock with no handle open, to put another file in this one's place."""
-        with self.mutex:
+        with self._at_turn(timeout):
             self._take_alone(timeout, durability)
             try:
                 yield
@@ -268,24 +325,24 @@ class OpenFile:
                     str(self.path), "putting a new file in its place", error, "the old one stands"
                 ) from error
             finally:
+                self._replacing = False
                 self._locks.release_writer()
 
     @contextmanager
     def undisturbed(self, *, timeout: float, durability: Durability) -> Iterator[None]:
         """Do as :meth:`exclusive`, for long: threads of this process go on reading meanwhile."""
-        with self.mutex:
+        with self._at_turn(timeout):
             self._take_alone(timeout, durability)
             self._guarded = True
         try:
             yield
         finally:
             with self.mutex:
-                self._guarded = False
+                self._guarded = self._replacing = False
                 self._locks.release_writer()
                 self._turn.notify_all()
 
     def _take_alone(self, timeout: float, durability: Durability) -> None:
-        self._check_open()
         if self._depth:
             raise ClosedError(f"{self.path}: not inside a batch; end the batch first")
         with self.writing(timeout=timeout, durability=durability):
@@ -293,6 +350,7 @@ class OpenFile:
         self._locks.acquire_writer(timeout)
         try:
             self._settle()
+            self._replacing = True
         except BaseException:
             self._locks.release_writer()
             raise
@@ -341,6 +399,8 @@ class OpenFile:
         if self._state_fd >= 0:
             os.close(self._state_fd)
         self._state_fd = self._state_offset = -1
+        if self._aside is not None:
+            self._aside.close()
         key = key_of(self.path)
         assert key is not None
         self._registry.rekey(self, key)
@@ -359,6 +419,42 @@ class OpenFile:
         with suppress(OSError):  # not the owner: then the catalogue is not taken at its word
             os.utime(self.path, ns=(now, now))
 
+    def hold_alone(self, user: object, *, timeout: float, durability: Durability) -> None:
+        """Keep everybody outside this process out until ``user`` lets go, or is no more."""
+        if user in self._owners:
+            return
+        with self._at_turn(timeout):
+            try:
+                if not self._locks.alone:
+                    self._locks.hold_alone(timeout)
+                self._open_writer(durability)
+                assert self._file is not None
+                hold_data_lock(self._file.fileno(), self.path, alone=True, timeout=timeout)
+                self._owners.add(user)
+            finally:
+                if not self._owners:
+                    self._let_in()
+        weakref.finalize(user, self._let_in_if_unowned).atexit = False
+
+    def let_go(self, user: object) -> None:
+        """End :meth:`hold_alone`; without effect where there was none."""
+        self._owners.discard(user)
+        self._let_in_if_unowned()
+
+    def _let_in_if_unowned(self) -> None:
+        """Let others in where nobody owns the file any more; in mid-use, its end does it."""
+        if self._locks.alone and self.mutex.acquire(blocking=False):
+            try:
+                if not self._depth and not list(self._owners):
+                    self._let_in()
+            finally:
+                self.mutex.release()
+
+    def _let_in(self) -> None:
+        if self._file is not None and self._locks.alone:
+            hold_data_lock(self._file.fileno(), self.path)
+        self._locks.let_in()
+
     def _open_writer(self, durability: Durability) -> None:
         if self._writer is not None:
             assert self._file is not None
@@ -366,6 +462,11 @@ class OpenFile:
                 self._file.durability = durability
                 return
             self._drop_writer()
+        if not os.access(self.path, os.W_OK):
+            raise ReadOnlyError(
+                f"{self.path}: may not be written to; expected a file with write permission on a "
+                "file system that takes it; open the store with mode='r'"
+            )
         self._close_reader()
         journal.recover(self.path, applying=self._locks.applying, durability=durability, io=self.io)
         self._ensure_catalogue(durability)
@@ -377,7 +478,7 @@ class OpenFile:
             io=self.io,
         )
         try:
-            hold_data_lock(self._file.fileno(), self.path)
+            hold_data_lock(self._file.fileno(), self.path, alone=self._locks.alone)
             self._writer = safefile.open_h5(self._file)
             self._stencils = self._stencils or Stencils()
             self._stamper = tree.Stamper(self._writer, self._file, self._stencils)
@@ -409,10 +510,10 @@ class OpenFile:
             return
         if file.error is not None:
             file.abandon()
-        writer.close()
-        if file.error is None:
-            file.rollback()
-        file.close()
+        try:
+            writer.close()
+        finally:
+            file.close()  # forgets what is uncommitted
 
     def _drop_writer(self) -> None:
         """Let go of a handle whose file has moved on, without writing a byte through it."""
@@ -455,16 +556,68 @@ class OpenFile:
                 return
             self.check_idle()
             self._turn.wait_for(lambda: not self._guarded)
-            self.closed = True
-            self._close_reader()
-            self._close_writer()
+            self._end()
+
+    def _end(self) -> None:
+        self.closed = True
+        with ExitStack() as last:  # all of it, whatever fails
+            last.callback(self._registry.forget, self)
+            last.callback(self._locks.close)
+            last.callback(self._close_state)
             if self._stencils is not None:
-                self._stencils.close()
-            if self._state_fd >= 0:
-                os.close(self._state_fd)
-                self._state_fd = -1
-            self._locks.close()
-        self._registry.forget(self)
+                last.callback(self._stencils.close)
+            if self._aside is not None:
+                last.callback(self._aside.close)
+            last.callback(self._close_writer)
+            last.callback(self._close_reader)
+
+    def _close_state(self) -> None:
+        fd, self._state_fd = self._state_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def close_at_exit(self) -> None:
+        """Close whatever is going on: a batch that is still open is rolled back.
+
+        Where another thread is at work, one that the interpreter does not wait for, nothing more
+        is written, and HDF5 is closed under its hands: a file object that is still open when the
+        interpreter is gone would crash it.
+        """
+        if not self._last_turn():
+            if self._file is not None:
+                self._file.abandon()
+            for handle in (self._writer, self._reader):
+                if handle is not None:
+                    handle.close()
+            return
+        try:
+            if self._depth:
+                self._roll_back()
+                self._depth = self._batch_of = 0
+                self._locks.release_writer()
+            self.close()
+        finally:
+            self.mutex.release()
+
+    def _last_turn(self) -> bool:
+        if not self.mutex.acquire(timeout=_LAST_TURN):
+            return False
+        if self._turn.wait_for(lambda: not self._guarded, _LAST_TURN):
+            return True
+        self.mutex.release()
+        return False
+
+    def disown(self) -> None:
+        """Leave the file to the parent, in a forked child: write nothing, hold no lock of it."""
+        self.mutex = threading.RLock()
+        self.closed = True
+        self._aside = None
+        if self._file is not None:
+            self._file.abandon()
+            self._file.release()
+        self._close_state()
+        # HDF5 frees its lock when it closes a file, and the lock is the parent's, too.
+        _of_the_parent.append(self)
 
     def _close_writer(self) -> None:
         if self._writer is None or self._file is None:

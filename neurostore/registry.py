@@ -92,7 +92,9 @@ class Registry(Generic[File]):
         with self.guard:
             return list(self._files.values())
 
-    def reset(self) -> None:
+    def reset(self) -> list[File]:
         """Forget everything, in a forked child: its parent's threads may hold the guard."""
         self.guard = threading.RLock()
+        files = list(self._files.values())
         self._files.clear()
+        return files

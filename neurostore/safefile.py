@@ -339,6 +339,7 @@ class CrashSafeFile(View):
         mode = stat.S_IMODE(os.fstat(self._fd).st_mode) & 0o666
         flags = os.O_RDWR | os.O_CREAT
         self._journal_fd = open_sidecar(self._io, self._journal_path, flags, mode)
+        _like(self._fd, self._journal_fd)
 
     def _apply(self, journal: Journal) -> None:
         journal.apply(self._io, self._fd)
@@ -456,6 +457,16 @@ class CrashSafeFile(View):
                 f"{self.path}: opened for writing by process {self._pid}, used in its fork "
                 f"{os.getpid()}; open the store anew in the child"
             )
+
+
+def _like(fd: int, sidecar: int) -> None:
+    """Let those use a sidecar who may use its file: the mask and the superuser's hand aside."""
+    ours, there = os.fstat(sidecar), os.fstat(fd)
+    with contextlib.suppress(OSError):  # not its owner: then it is theirs already
+        if stat.S_IMODE(ours.st_mode) != stat.S_IMODE(there.st_mode) & 0o666:
+            os.chmod(sidecar, stat.S_IMODE(there.st_mode) & 0o666)
+        if (ours.st_uid, ours.st_gid) != (there.st_uid, there.st_gid):
+            os.chown(sidecar, there.st_uid, there.st_gid)
 
 
 def _is_at(path: str, fd: int) -> bool:

@@ -8,6 +8,7 @@ closed, compacted or rotated meanwhile.  Locks, handles and commits are `neurost
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from neurostore.arrays import Key, Place, Wanted
 from neurostore.catalogue import Catalogue, Entry
 from neurostore.errors import (
     DamagedError,
+    HDF5StorageError,
     ReadOnlyError,
     RecordNotFoundError,
     StoreError,
@@ -36,6 +38,8 @@ from neurostore.records import Record
 from neurostore.registry import Registry, key_of
 from neurostore.stencil import Layout
 from neurostore.tree import H5File
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["RecordSource", "Session", "attach", "close_all", "release"]
 
@@ -300,7 +304,11 @@ def attach(path: Path, mode: str, user: object = None, *, io: IO | None = None) 
         if key is None:
             if mode == "r":
                 raise StoreNotFoundError(f"{path}: there is no such file; mode 'a' would make one")
-            create(path, io)
+            try:
+                create(path, io)
+            except StoreExistsError:  # somebody else was faster
+                if mode == "x":
+                    raise
             key = key_of(path)
             assert key is not None
         elif mode == "x":
@@ -327,7 +335,7 @@ def _pinned(path: Path) -> Iterator[Session]:
     pin = _Pin()
     session = attach(path, "r", pin)
     try:
-        yield session
+        yield session.beside_batch()
     finally:
         release(session, pin)
 
@@ -336,6 +344,8 @@ def release(session: Session, user: object, close: bool = False) -> None:
     """Give a session up; with ``close``, the last user closes it."""
     with _open.guard:
         session.users.discard(user)
+    session.let_go(user)
+    with _open.guard:
         closing = close and not session.users
         if closing:
             _open.forget(session)
@@ -360,11 +370,18 @@ def create(path: Path, io: IO | None = None) -> None:
 def close_all() -> None:
     """Close every file that this process has open; called at exit."""
     for session in _open.all():
-        with suppress(OSError):
-            session.close()
+        try:
+            session.close_at_exit()
+        except (OSError, RuntimeError, HDF5StorageError) as error:
+            _log.warning("%s: not closed in order; it is whole: %s", session.path, error)
+
+
+def _after_fork() -> None:
+    """Leave a child none of its parent's files: it opens its own, and writes through no other."""
+    for session in _open.reset():
+        session.disown()
 
 
 atexit.register(close_all)
 if hasattr(os, "register_at_fork"):
-    # A child has none of its parent's files: it opens its own, and writes through no other.
-    os.register_at_fork(after_in_child=_open.reset)
+    os.register_at_fork(after_in_child=_after_fork)

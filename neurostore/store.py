@@ -47,6 +47,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
     max_file_size: int = 10 * 1024**3,
     durability: Durability = "power",
     lock_timeout: float = 60.0,
+    exclusive: bool = False,
 ) -> Store:
     """Open the store at ``path``.
 
@@ -68,6 +69,9 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
         of the process, and storing needs no sync of the disk.
     lock_timeout
         Seconds to wait for another process that is writing.
+    exclusive
+        Nobody else has the file while this store is open: other processes can neither read nor
+        write it.  Without it, one at a time writes and any number read.
 
     Examples
     --------
@@ -86,6 +90,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
         max_file_size=max_file_size,
         durability=durability,
         lock_timeout=lock_timeout,
+        exclusive=exclusive,
     )
 
 
@@ -108,6 +113,7 @@ class Store:
         max_file_size: int = 10 * 1024**3,
         durability: Durability = "power",
         lock_timeout: float = 60.0,
+        exclusive: bool = False,
         io: IO | None = None,
     ) -> None:
         if mode not in ("r", "a", "x"):
@@ -116,6 +122,8 @@ class Store:
             raise ValidationError(f"durability is {durability!r}, expected 'power' or 'process'")
         if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValidationError(f"chunk_size is {chunk_size!r}, expected a positive integer")
+        if exclusive and mode == "r":
+            raise ValidationError("exclusive use is for writing; expected mode 'a' or 'x' with it")
         codec, level = filters.check_options(compression, compression_opts)
         self.path = Path(os.path.realpath(path))  # one file, one name
         self.mode: Mode = mode
@@ -123,6 +131,7 @@ class Store:
         self._layout = Layout(codec, level, chunk_size)
         self._durability: Durability = durability
         self._timeout = lock_timeout
+        self._exclusive_use = exclusive
         self._io = io
         self._closed = False
         self._attached: Session | None = None
@@ -152,7 +161,10 @@ class Store:
             return show(Page("neurostore.Store", "cannot be looked at", about))
 
     def _session(self) -> Session:
-        """Return the session of the file that is at the path now."""
+        """Return the session of the file that is at the path now, to read from."""
+        return self._attach().beside_batch()
+
+    def _attach(self) -> Session:
         if self._closed:
             raise ClosedError(f"{self.path}: the store is closed; open it again")
         session = attach(self.path, self.mode, self, io=self._io)
@@ -160,6 +172,8 @@ class Store:
             if self._attached is not None:
                 release(self._attached, self)
             self._attached = session
+        if self._exclusive_use:
+            session.hold_alone(self, timeout=self._timeout, durability=self._durability)
         return session
 
     def _writable(self) -> Session:
@@ -167,7 +181,7 @@ class Store:
             raise ReadOnlyError(
                 f"{self.path}: opened with mode 'r'; open it with mode 'a' to write"
             )
-        return self._session()
+        return self._attach()
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:

@@ -6,6 +6,7 @@ handle are not.
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
@@ -26,6 +27,7 @@ from neurostore.catalogue import Catalogue
 from neurostore.catalogue_file import GROUP, RawFile
 from neurostore.errors import (
     DamagedError,
+    LockTimeoutError,
     NotAStoreError,
     ReadOnlyError,
     RecordNotFoundError,
@@ -99,6 +101,11 @@ def open_native(path: Path) -> H5File:
     except FileNotFoundError:
         raise StoreNotFoundError(f"{path}: there is no such file") from None
     except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+            raise LockTimeoutError(
+                f"{path}: another program has the file open for writing, and keeps readers out by "
+                "HDF5's own lock; expected none; close it there first"
+            ) from error
         raise NotAStoreError(f"{path}: HDF5 cannot open it: {error}") from error
 
 
