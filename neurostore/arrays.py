@@ -7,6 +7,7 @@ affair.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 Key = tuple[int | slice, ...]
+#: Values that are not on disk as in memory are converted so many bytes at a time.
+_BAND_BYTES = 16 * 2**20
 
 
 class Source(Protocol):
@@ -169,8 +172,19 @@ class StoredArray(_Adapted):
         self.dtype = place.dtype
 
     def _get(self, key: Key) -> np.ndarray[Any, Any]:
-        everything = all(part == slice(None) for part in key)
-        return self._place.read(None if everything else key)
+        if any(part != slice(None) for part in key):
+            return self._place.read(key)
+        converted = self._place.stored is None and math.prod(self.shape) * self.dtype.itemsize
+        return self._by_bands() if converted > _BAND_BYTES else self._place.read()
+
+    def _by_bands(self) -> np.ndarray[Any, Any]:
+        """Read all of it with only some of the form on disk in memory at a time."""
+        whole = np.empty(self.shape, self.dtype)
+        step = max(1, len(whole) * _BAND_BYTES // whole.nbytes)
+        for start in range(0, len(whole), step):
+            band = slice(start, min(start + step, len(whole)))
+            whole[band] = self._place.read((band,) + (slice(None),) * (whole.ndim - 1))
+        return whole
 
 
 class StackedArray(_Adapted):

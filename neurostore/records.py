@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from neurostore import names, schema, times, types
+from neurostore.deferred import deferred, is_dask
 from neurostore.errors import ValidationError
 from neurostore.h5attrs import Packed, pack
 from neurostore.schema import Kind
@@ -47,7 +48,7 @@ class Column:
 
     name: str
     dims: tuple[str, ...]
-    values: np.ndarray[Any, Any]
+    values: Any  #: A NumPy array, or a `Deferred` one.
     attrs: tuple[Packed, ...]
     coordinate: bool
     logical: str
@@ -361,16 +362,7 @@ def _shown(row: schema.Variable) -> str:
 
 def _column(name: Hashable, variable: Any, coordinate: bool, taken: frozenset[Hashable]) -> Column:
     text = names.check_name(name, "variable name")
-    try:
-        array = types.as_numpy(_values(variable))
-    except TypeError as error:
-        raise TypeError(f"{text}: {error}") from None
-    if not types.is_storable(array.dtype):
-        raise TypeError(f"{text} has dtype {array.dtype}, which netCDF-4 cannot hold exactly")
-    try:
-        stored = types.to_stored(array)
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{text} holds text that UTF-8 cannot hold: {error}") from None
+    values, extra_dims, ours = _in_store(variable, text, coordinate)
     dims = tuple(map(str, variable.dims))
     attrs = variable.attrs
     shown = text
@@ -381,22 +373,51 @@ def _column(name: Hashable, variable: Any, coordinate: bool, taken: frozenset[Ha
         attrs = {**attrs, "axis": "T"}
     return Column(
         name=shown,
-        dims=dims + tuple(_free(dim, taken) for dim in stored.extra_dims),
-        values=stored.values,
-        attrs=_packed(attrs, stored.attrs, text),
+        dims=dims + tuple(_free(dim, taken) for dim in extra_dims),
+        values=values,
+        attrs=_packed(attrs, ours, text),
         coordinate=coordinate,
-        logical=types.logical_dtype(stored.values.dtype, stored.attrs),
+        logical=types.logical_dtype(values.dtype, ours),
         units=str(attrs.get("units", "")),
     )
 
 
-def _values(variable: Any) -> Any:
-    """Compute dask arrays in this thread: others may be waiting for the file that it holds."""
-    if isinstance(variable, Plain):
+def _in_store(
+    variable: Any, name: str, coordinate: bool
+) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
+    """Return values in the form they take on disk, dimensions of ours, attributes to undo it."""
+    if isinstance(variable, Plain) or variable.chunks is None:
         data = variable.values
     else:
-        data = variable.values if variable.chunks is None else variable.data
-    return data.compute(scheduler="synchronous") if hasattr(data, "__dask_graph__") else data
+        data = variable.data
+    later = deferred(data, coordinate) if is_dask(data) else None
+    if later is None:
+        array = _at_once(data, name)
+        later = deferred(array, coordinate)
+    if later is not None:
+        return later, later.extra_dims, later.attrs
+    try:
+        stored = types.to_stored(array)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds text that UTF-8 cannot hold: {error}") from None
+    return stored.values, stored.extra_dims, stored.attrs
+
+
+def _at_once(data: Any, name: str) -> np.ndarray[Any, Any]:
+    """Return values in memory; those of dask are computed in this thread.
+
+    Others may be waiting for the file that it holds.
+    """
+    odd = is_dask(data) and data.dtype.kind not in "OT" and not types.is_storable(data.dtype)
+    if is_dask(data) and not odd:
+        data = data.compute(scheduler="synchronous")
+    try:
+        array = types.as_numpy(data) if not odd else data
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    if not types.is_storable(array.dtype):
+        raise TypeError(f"{name} has dtype {array.dtype}, which netCDF-4 cannot hold exactly")
+    return array
 
 
 def _free(dim: str, taken: frozenset[Hashable]) -> str:

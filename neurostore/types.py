@@ -22,6 +22,7 @@ __all__ = [
     "attrs_to_stored",
     "decoded_dtype",
     "from_stored",
+    "is_converted",
     "is_storable",
     "logical_dtype",
     "same_bytes",
@@ -143,6 +144,18 @@ def to_stored(array: np.ndarray[Any, Any]) -> Stored:
     if dtype.kind in "Mm":
         return _dates_to_stored(array)
     return _text_to_stored(array)
+
+
+def is_converted(array: np.ndarray[Any, Any]) -> bool:
+    """Tell whether :func:`to_stored` makes a copy of ``array``.
+
+    >>> is_converted(np.zeros(3, "f2")), is_converted(np.zeros(3, bool))
+    (True, False)
+    """
+    dtype = array.dtype
+    if dtype.kind == "c":
+        return not array.flags.c_contiguous
+    return dtype.str[1:] not in _NATIVE and dtype.kind not in "bMm"
 
 
 def _like(dtype: np.dtype[Any], code: str) -> np.dtype[Any]:

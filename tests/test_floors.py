@@ -18,6 +18,7 @@ FLOORS = {
     "names": 0,
     "times": 0,
     "types": 0,
+    "deferred": 0.5,
     "optional": 0.5,
     "osio": 0.5,
     "progress": 0.5,

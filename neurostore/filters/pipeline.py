@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from ..errors import ValidationError
+from .blocks import Blocks, first, fitting
 from .choosing import Choice, prefers_shuffle, trial
 from .encoders import Encoder, libdeflate
 
@@ -210,7 +211,7 @@ def length_class(n: int) -> int:
 
 
 def choose(
-    array: Array,
+    array: Array | Blocks,
     compression: str | None,
     level: int | None,
     chunk_size: int,
@@ -225,8 +226,9 @@ def choose(
 
     Parameters
     ----------
-    array : numpy.ndarray
-        The values: bool, integers, floats, complex or S1.
+    array : numpy.ndarray or Blocks
+        The values: bool, integers, floats, complex or S1. Of blocks, the first piece is looked at,
+        and the chunks are made to divide the pieces.
     compression, level
         As :func:`check_options` returns them. Where szip cannot encode (not built in, complex or
         character data, fewer than eight values in a chunk) gzip takes its place.
@@ -249,9 +251,13 @@ def choose(
     True
     """
     extent = array.shape if shape is None else shape
-    if 0 in extent or (shape is None and array.nbytes <= COMPACT_BYTES):
+    nbytes = math.prod(array.shape) * array.dtype.itemsize
+    if 0 in extent or (shape is None and nbytes <= COMPACT_BYTES):
         return Pipeline(None, None, shuffle=False, fletcher32=False)
-    chunks = chunk_shape(extent, array.itemsize, chunk_size)
+    chunks = chunk_shape(extent, array.dtype.itemsize, chunk_size)
+    if not isinstance(array, np.ndarray):
+        chunks = fitting(chunks, array.edges) if array.costly else chunks
+        array = first(array)
     if compression == "szip" and not _szip_encodes(array.dtype, chunks):
         compression, level = "gzip", _GZIP_LEVEL
     if compression is None or compression == "szip":

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
+from operator import add
 from typing import Any
 
 import h5py
 import numpy as np
 
+from .blocks import Blocks, pieces
 from .codec import Array, checked
 from .pipeline import Pipeline
 from .planes import packed, shuffled
@@ -23,7 +25,7 @@ Checksum = tuple[tuple[int, ...], bytes]
 
 def write(
     dataset: h5py.h5d.DatasetID,
-    array: Array,
+    array: Array | Blocks,
     pipeline: Pipeline,
     checksums: list[Checksum] | None = None,
 ) -> int:
@@ -36,9 +38,10 @@ def write(
     ----------
     dataset : h5py.h5d.DatasetID
         Open for writing, its extent that of the array.
-    array : numpy.ndarray
+    array : numpy.ndarray or Blocks
         The values, in any memory order, of the type of the dataset, byte order included; that is
-        not checked, since the one caller has just created the dataset for them.
+        not checked, since the one caller has just created the dataset for them. Blocks are made
+        and written one after the other.
     pipeline : Pipeline
         What the dataset was created with.
     checksums : list, optional
@@ -50,8 +53,10 @@ def write(
         Stored bytes of the values. What HDF5 itself filters counts once it has left HDF5's chunk
         cache: open the dataset without one to have it counted.
     """
-    if array.size == 0:
+    if math.prod(array.shape) == 0:
         return 0
+    if not isinstance(array, np.ndarray):
+        return _write_blocks(dataset, array, pipeline, checksums)
     if not pipeline.by_hand:
         write_plain(dataset, array)
         if checksums is not None and pipeline.chunks is not None:
@@ -64,18 +69,57 @@ def write(
         if checksums is not None:
             checksums.append(((0,) * array.ndim, data[-4:]))
         return len(data)
-    tiles = _tiles(array.shape, pipeline.chunks)
+    return _write_tiles(dataset, array, (0,) * array.ndim, pipeline, checksums)
+
+
+def _write_tiles(
+    dataset: h5py.h5d.DatasetID,
+    array: Array,
+    start: tuple[int, ...],
+    pipeline: Pipeline,
+    checksums: list[Checksum] | None,
+) -> int:
+    """Write the chunks of an array that begins at ``start`` of the dataset."""
+    assert pipeline.chunks is not None
 
     def encode(offset: tuple[int, ...], tile: Slices) -> tuple[tuple[int, ...], Any]:
         return offset, _encoded(array[tile], pipeline)
 
     stored = 0
     chunk_bytes = math.prod(pipeline.chunks) * array.itemsize
-    for offset, data in each(encode, tiles, array.nbytes, chunk_bytes):
+    for inner, data in each(
+        encode, _tiles(array.shape, pipeline.chunks), array.nbytes, chunk_bytes
+    ):
+        offset = tuple(map(add, start, inner))
         dataset.write_direct_chunk(offset, data)
         stored += len(data)
         if checksums is not None:
             checksums.append((offset, data[-4:]))
+    return stored
+
+
+def _write_blocks(
+    dataset: h5py.h5d.DatasetID,
+    array: Blocks,
+    pipeline: Pipeline,
+    checksums: list[Checksum] | None,
+) -> int:
+    """Write an array of which one piece is in memory at a time."""
+    if not pipeline.by_hand:
+        for offset, block in pieces(array, pipeline.chunks or array.shape):
+            space = dataset.get_space()
+            space.select_hyperslab(offset, block.shape)
+            memory = h5py.h5s.create_simple(block.shape)
+            values = np.asarray(block, order="C")
+            dataset.write(memory, space, values, _type_of(block.dtype))
+        if checksums is not None and pipeline.chunks is not None:
+            checksums += _of_hdf5(dataset)
+        return int(dataset.get_storage_size())
+    assert pipeline.chunks is not None
+    stored = 0
+    for offset, block in pieces(array, pipeline.chunks):
+        stored += _write_tiles(dataset, block, offset, pipeline, checksums)
+        del block  # before the next one is made
     return stored
 
 
@@ -91,12 +135,14 @@ def _type_of(dtype: np.dtype[Any]) -> h5py.h5t.TypeID:
     return h5py.h5t.py_create(dtype)
 
 
-def single_chunk(array: Array, pipeline: Pipeline) -> Any:
+def single_chunk(array: Array | Blocks, pipeline: Pipeline) -> Any:
     """Make the stored bytes of an array that is one chunk encoded here; None for any other.
 
     The last four are its checksum. Making them needs no dataset.
     """
-    if pipeline.chunks is None or not pipeline.by_hand or not array.size:
+    if pipeline.chunks is None or not pipeline.by_hand or not isinstance(array, np.ndarray):
+        return None
+    if not array.size:
         return None
     if any(n > chunk for n, chunk in zip(array.shape, pipeline.chunks, strict=True)):
         return None
