@@ -15,6 +15,7 @@ import numpy as np
 
 from neurostore import names, schema
 from neurostore.errors import AmbiguousRecordError
+from neurostore.ledger import Ledger, Older, Span, joined
 from neurostore.schema import KINDS, Kind
 
 __all__ = ["ROW", "STATE", "Catalogue", "Entry", "RowsRead", "Table", "Texts"]
@@ -63,6 +64,10 @@ class RowsRead:
     odd: np.ndarray[Any, Any]
 
 
+#: Whether an id was given elsewhere at a moment; None where nobody can tell.
+Taken = Callable[[str, float], bool | None]
+
+
 @dataclass(frozen=True)
 class Entry:
     """One record as the catalogue knows it."""
@@ -83,6 +88,8 @@ class Table:
     written: int = 0
     changed: set[int] = field(default_factory=set)
     has_removed: bool = False
+    #: Removed rows and their times, in time order.
+    _gone: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
     _order: np.ndarray[Any, Any] | None = None
     _times: np.ndarray[Any, Any] | None = None
     #: Timestamps of the rows side by side, while they are those of the file.
@@ -96,7 +103,6 @@ class Table:
     def adopt(self, found: RowsRead) -> np.ndarray[Any, Any]:
         """Take the next rows of the file for its own; return those that have an id of their own."""
         first, rows, odd = self.size, found.rows, found.odd
-        removed = rows["removed"][odd] != 0
         if first:
             self.append(rows)
         else:
@@ -104,9 +110,15 @@ class Table:
             self._order = self._times = None
             self._moments = found.moments
         self.written = self.size
-        self.has_removed |= bool(removed.any())
-        explicit: np.ndarray[Any, Any] = first + odd[~removed]
+        self.has_removed |= bool((rows["removed"][odd] != 0).any())
+        self._gone = None
+        explicit: np.ndarray[Any, Any] = first + odd[rows["leaf"][odd] != 0]
         return explicit
+
+    def gone_span(self) -> Span | None:
+        """Return the first and last time of the removed rows."""
+        moments = self.rows["timestamp"][self.gone()]
+        return (float(moments[0]), float(moments[-1])) if len(moments) else None
 
     def append(self, rows: np.ndarray[Any, Any]) -> None:
         """Add rows at the end."""
@@ -124,7 +136,7 @@ class Table:
         self.buffer["removed"][row] = 1
         self.has_removed = True
         self.changed.add(row)
-        self._order = self._times = None
+        self._order = self._times = self._gone = None
 
     def _sort(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
         if self._times is None:
@@ -143,10 +155,24 @@ class Table:
             self._times, self._order = moments, order
         return self._times, self._order
 
-    def latest(self) -> float:
-        """Return the latest time of a record."""
-        moments, _ = self._sort()
-        return float(moments[-1]) if len(moments) else -math.inf
+    def span(self) -> Span | None:
+        """Return the first and last time of all rows, removed ones included."""
+        if not self.size:
+            return None
+        moments = self.rows["timestamp"]
+        return float(moments.min()), float(moments.max())
+
+    def gone(self, low: float = -math.inf, high: float = math.inf) -> np.ndarray[Any, Any]:
+        """Return the removed rows with ``low <= timestamp <= high``, in time order."""
+        if self._gone is None:
+            removed = np.flatnonzero(self.rows["removed"]) if self.has_removed else np.arange(0)
+            moments = self.rows["timestamp"][removed]
+            order = np.argsort(moments, kind="stable")
+            self._gone = removed[order], moments[order]
+        rows, moments = self._gone
+        first, last = np.searchsorted(moments, low), np.searchsorted(moments, high, "right")
+        found: np.ndarray[Any, Any] = rows[first:last]
+        return found
 
     def between(self, low: float, high: float) -> np.ndarray[Any, Any]:
         """Return the live rows with ``low <= timestamp <= high``, in time order."""
@@ -201,38 +227,53 @@ class Catalogue:
         self.state = dict.fromkeys(STATE, 0)
         self.texts = Texts()
         self._explicit: dict[str, list[tuple[str, int]]] = {}
-        #: Names of the files that this one was rotated to, oldest first.
-        self.older: list[str] = []
+        self.ledger = Ledger()
         self._latest: float | None = None
 
     # -- adding and removing -------------------------------------------------------------
 
-    def claim(
-        self, kind: Kind, name: str, timestamp: float, taken: Callable[[str], bool]
-    ) -> tuple[str, str]:
-        """Return a free id for a record, and the text of its ``leaf`` column.
+    def claim(self, kind: Kind, name: str, timestamp: float, taken: Taken) -> tuple[str, str]:
+        """Return an id for a record that none ever had, and the text of its ``leaf`` column.
 
-        The text is empty where the id follows from the other columns.  ``taken`` tells of ids
-        that other files of the series have.
+        The text is empty where the id follows from the other columns.  Where nobody can tell
+        whether an id was given, the suffix is a number beyond any that was: those count the
+        records with an id, and serials count all records of the series.
+
+        Parameters
+        ----------
+        taken
+            Tells whether an id was given elsewhere in the series at a moment; None where files
+            that could tell are gone.
         """
         plain = kind.leaf(name, timestamp)
-        if not self._has(plain, timestamp) and not taken(plain):
+        given = taken(plain, timestamp)
+        if given is False and not self.has_given(plain, timestamp):
             return plain, ""
-        count = 2
-        while self._has(names.clashing(plain, count), timestamp) or taken(
-            names.clashing(plain, count)
-        ):
+        count = 2 if given is not None else self.state["serial"] + 2
+        while True:
+            free = names.clashing(plain, count)
+            if not self.has_given(free, timestamp) and not taken(free, timestamp):
+                return free, free
             count += 1
-        free = names.clashing(plain, count)
-        return free, free
 
-    def _has(self, record_id: str, timestamp: float) -> bool:
-        """Tell whether an id is taken; beyond the latest time only ids of their own can be."""
+    def has_given(self, record_id: str, timestamp: float) -> bool:
+        """Tell whether a record of this file has an id, or had it before it was removed.
+
+        Beyond the latest time only ids of their own can be.
+        """
         if record_id in self._explicit:
             return True
         if self._latest is None:
-            self._latest = max(table.latest() for table in self.tables.values())
-        return timestamp <= self._latest and bool(self._matches(record_id))
+            spans = [table.span() for table in self.tables.values()]
+            self._latest = max((span[1] for span in spans if span), default=-math.inf)
+        if timestamp > self._latest:
+            return False
+        return bool(self._matches(record_id)) or any(
+            self.id_of(table, int(row)) == record_id
+            for table in self.tables.values()
+            if table.has_removed
+            for row in table.gone(timestamp, timestamp)
+        )
 
     def add(
         self,
@@ -287,8 +328,9 @@ class Catalogue:
         explicit = table.adopt(found)
         self._latest = None
         for row in explicit:
-            leaf = self.texts[int(table.rows["leaf"][row])]
-            self._explicit.setdefault(leaf, []).append((kind.name, int(row)))
+            places = self._explicit.setdefault(self.texts[int(table.rows["leaf"][row])], [])
+            if not table.rows["removed"][row]:  # its id is not given again, and finds nothing
+                places.append((kind.name, int(row)))
 
     def is_ahead(self) -> bool:
         """Tell whether it holds anything that is not in the file."""
@@ -381,6 +423,36 @@ class Catalogue:
             for row in table.between(-math.inf, math.inf):
                 yield self.entry(table.kind, int(row))
 
+    def as_older(self, name: str, size: int) -> Older:
+        """Return what a later file of the series has to know of this one, ``size`` bytes long."""
+        records = {}
+        for kind in KINDS.values():
+            rows = self.select(kind)
+            if len(rows):
+                moments = self.tables[kind.name].rows["timestamp"]
+                records[kind.name] = (len(rows), float(moments[rows[0]]), float(moments[rows[-1]]))
+        spans = [table.span() for table in self.tables.values()]
+        return Older(
+            name=name,
+            file_id=self.file_id,
+            position=self.ledger.position,
+            bytes=size,
+            records=records,
+            given=joined([*spans, self.ledger.forgotten]),
+            odd=self._has_odd_ids(),
+        )
+
+    def _has_odd_ids(self) -> bool:
+        for leaf, places in self._explicit.items():
+            for kind, row in places:
+                record = self.tables[kind].rows[row]
+                plain = KINDS[kind].leaf(
+                    self.texts[int(record["name"])], float(record["timestamp"])
+                )
+                if not leaf.startswith(plain + names.SUFFIX):
+                    return True
+        return False
+
     # -- other files and other catalogues ------------------------------------------------
 
     def take_over(self, other: Catalogue) -> None:
@@ -392,7 +464,8 @@ class Catalogue:
             for column in ("structure", "name", "leaf"):
                 live[column] = [self.texts.code(other.text(int(code))) for code in live[column]]
             self.tables[name].append(live)
-        self.older = list(other.older)
+        forgotten = joined(table.gone_span() for table in other.tables.values())
+        self.ledger = other.ledger.forgetting(forgotten)
         self.state.update(other.state, removed=0, epoch=other.state["epoch"] + 1)
 
     def settle(self, fresh: Catalogue) -> None:

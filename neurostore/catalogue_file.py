@@ -11,7 +11,6 @@ of its own rows and no metadata.  Those bytes are put where HDF5 would put them,
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import struct
@@ -23,7 +22,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 
-from neurostore import h5attrs
+from neurostore import h5attrs, ledger
 from neurostore.catalogue import ROW, STATE, Catalogue, RowsRead, Table, Texts
 from neurostore.schema import KINDS
 
@@ -33,11 +32,9 @@ __all__ = [
     "Writer",
     "create",
     "read",
-    "read_older",
     "read_state",
     "refresh",
     "state_offset",
-    "write_older",
 ]
 
 GROUP = b"catalogue"
@@ -52,8 +49,6 @@ _UNUSED["timestamp"] = np.nan
 _UNUSED["removed"] = 1
 _UNCACHED = h5p.create(h5p.DATASET_ACCESS)
 _UNCACHED.set_chunk_cache(0, 0, 1.0)
-#: Attribute of the root: the names of the files that this one goes on from, as JSON.
-_OLDER = b"neurostore_older_files"
 #: Rows in one chunk of a table: 32 KB; a million rows are then 1,954 chunks.
 _CHUNK = 512
 #: Rows that are read at a time: 512 KB, which stay in the cache of a core.
@@ -95,13 +90,6 @@ def create(h5file: h5py.File, first_number: int = 0) -> None:
     state.write(h5s.ALL, h5s.ALL, _state_values(fresh))
 
 
-def write_older(catalogue: Catalogue, h5file: h5py.File) -> None:
-    """Note at the root of the file which older files it goes on from."""
-    if h5py.h5a.exists(h5file.id, _OLDER):
-        h5py.h5a.delete(h5file.id, _OLDER)
-    _note(h5file.id, _OLDER.decode(), json.dumps(catalogue.older))
-
-
 # -- reading -----------------------------------------------------------------------------------
 
 
@@ -113,12 +101,12 @@ def state_offset(h5file: h5py.File) -> int:
 def read(h5file: h5py.File) -> Catalogue | None:
     """Return the catalogue of a file, or None where it is absent or damaged."""
     found = Catalogue()
+    found.ledger = ledger.read(h5file)
     try:
         if GROUP not in h5file.id:
             return None
         read_state(h5file, found)
         _read_new(h5file, found)
-        found.older = read_older(h5file)
     except _DAMAGES:
         return None  # a cache: whatever is wrong with it, the groups are the truth
     return found
@@ -160,12 +148,6 @@ def _read_new(h5file: h5py.File, catalogue: Catalogue) -> None:
             if len(found.rows):
                 catalogue.adopt(kind, found)
     _check_counts(group, catalogue)
-
-
-def read_older(h5file: h5py.File) -> list[str]:
-    """Return the names of the files that this one goes on from, oldest first."""
-    text = h5attrs.read_one(h5file.id, _OLDER)
-    return list(json.loads(text)) if text else []
 
 
 def read_state(h5file: h5py.File, catalogue: Catalogue) -> None:

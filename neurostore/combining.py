@@ -56,7 +56,8 @@ class Member:
     """One record of a range, as the catalogue knows it.
 
     `structure` is equal for records of equal structure, and empty where nothing is known of it;
-    then neither `length` nor `labels` is.
+    then neither `length` nor `labels` is.  `link` is the name of its groups, where that is not the
+    `id`: records of several files may share it.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Member:
     structure: Hashable
     labels: int
     source: Source
+    link: str = ""
 
 
 @dataclass
@@ -113,7 +115,9 @@ class _Range:
             member.length if dim == self.kind.elastic else size
             for dim, size in zip(dims, place.shape, strict=True)
         )
-        address = place.address.replace(f"/{first.id}/", f"/{member.id}/", 1)
+        address = place.address.replace(
+            f"/{first.link or first.id}/", f"/{member.link or member.id}/", 1
+        )
         return replace(place, source=member.source, address=address, shape=shape)
 
     def places(self, name: str) -> list[Place | Held | None]:

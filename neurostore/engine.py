@@ -43,7 +43,8 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         Parameters
         ----------
         filename_or_obj
-            Path of the file.
+            Path of the file, a pattern such as ``"runs/*.h5"``, or a list of files; of a series
+            the newest.
         drop_variables
             Names to leave out.
         group
@@ -110,6 +111,8 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
 
 def _opened(path: object) -> Store:
     """Open for reading what xarray was given; its own engines take ``~`` for the home, too."""
+    if isinstance(path, list | tuple) and all(isinstance(p, str | os.PathLike) for p in path):
+        return open_store([os.path.expanduser(one) for one in path], "r")
     if not isinstance(path, str | os.PathLike):
         raise NotAStoreError(
             f"engine='neurostore' opens files by their path, not a {type(path).__name__}; "

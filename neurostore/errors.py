@@ -13,6 +13,8 @@
     │   ├── StoreExistsError       FileExistsError
     │   ├── NotAStoreError         OSError: a directory, or not HDF5
     │   ├── ReadOnlyError          PermissionError
+    │   │   └── SealedError        a rotated file, which is closed off for good
+    │   ├── MovedError             OSError: another file took its place just now
     │   ├── ClosedError            ValueError: the store was closed
     │   ├── LockTimeoutError       TimeoutError: another writer holds the file
     │   ├── NoSpaceError           OSError: the disk has too little room for what was asked
@@ -20,7 +22,8 @@
     ├── DamagedError               OSError: stored bytes fail their checksum
     └── MissingPackageError        ModuleNotFoundError: an extra is not installed
 
-The class after each name is the builtin that it also derives from.
+The class after each name is the builtin that it also derives from.  `MissingFileWarning` is a
+warning: it says which file of a series an answer leaves out.
 """
 
 from __future__ import annotations
@@ -34,12 +37,15 @@ __all__ = [
     "HDF5StorageError",
     "LockTimeoutError",
     "MisalignedRecordsError",
+    "MissingFileWarning",
     "MissingPackageError",
+    "MovedError",
     "NoSpaceError",
     "NotAStoreError",
     "ReadOnlyError",
     "RecordError",
     "RecordNotFoundError",
+    "SealedError",
     "StoreError",
     "StoreExistsError",
     "StoreNotFoundError",
@@ -115,6 +121,14 @@ class ReadOnlyError(StoreError, PermissionError):
     """The store, or its file system, does not allow writing."""
 
 
+class SealedError(ReadOnlyError):
+    """A file that was rotated takes no records any more; the newest of its series does."""
+
+
+class MovedError(StoreError, OSError):
+    """Another file took the place of an open one; asked again, the store answers from that."""
+
+
 class ClosedError(StoreError, ValueError):
     """The store has been closed."""
 
@@ -137,3 +151,7 @@ class DamagedError(HDF5StorageError, OSError):
 
 class MissingPackageError(HDF5StorageError, ModuleNotFoundError):
     """A package that only some users need is not installed; the message names the extra."""
+
+
+class MissingFileWarning(UserWarning):
+    """A file of a series is not where it was; its records are left out of an answer."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from neurostore.page import Item, Page, Section
 from neurostore.schema import KINDS, Kind
 from neurostore.series import members
 from neurostore.session import Session
+from neurostore.views import View
 from neurostore.wording import human_bytes, moment, span
 
 __all__ = ["of_dataset", "of_store"]
@@ -44,36 +45,52 @@ class _Tally:
             self.stored += int(stored.sum())
 
 
-def of_store(session: Session, mode: str) -> Page:
+@dataclass
+class _Health:
+    """What is known of the files without reading records; verification reads them."""
+
+    files: int = 0
+    size: int = 0
+    removed: int = 0
+    is_untouched: bool = True
+    missing: list[str] = field(default_factory=list)
+
+    def add(self, member: Session) -> None:
+        self.files += 1
+        self.size += os.stat(member.path).st_size
+        self.removed += member.catalogue.state["removed"]
+        self.is_untouched = self.is_untouched and member.is_untouched()
+
+    def said(self) -> list[str]:
+        said = [f"{self.files} file" + ("s" if self.files > 1 else "")]
+        if self.missing:
+            count = len(self.missing)
+            said.append(f"{count} rotated away and missing, their records are left out")
+        waiting = f"{self.removed:,} removed, compact() wins their space"
+        said.append(waiting if self.removed else "none removed")
+        return said if self.is_untouched else [*said, "written to by other programs"]
+
+
+def of_store(view: View, mode: str) -> Page:
     """Return the page of an open store."""
     tallies = {name: _Tally() for name in KINDS}
     names: dict[str, set[str]] = {name: set() for name in KINDS}
-    files = list(members(session))
-    for member in files:
-        held = member.catalogue
-        for kind in KINDS.values():
-            found = held.tables[kind.name].rows[held.select(kind)]
-            tallies[kind.name].add(found["timestamp"], found["stored_bytes"])
-            if kind.label:
-                names[kind.name] |= {held.text(code) for code in np.unique(found["name"]).tolist()}
-    size = sum(os.stat(member.path).st_size for member in files)
-    sections = [Section("File", f"{session.path}, mode {mode!r}")]
+    health = _Health()
+    for origin in view.origins:
+        for member in members(origin.session, missing=health.missing.append):
+            health.add(member)
+            held = member.catalogue
+            for kind in KINDS.values():
+                found = held.tables[kind.name].rows[held.select(kind)]
+                tallies[kind.name].add(found["timestamp"], found["stored_bytes"])
+                if kind.label:
+                    codes = np.unique(found["name"]).tolist()
+                    names[kind.name] |= {held.text(code) for code in codes}
+    sections = [Section("File", f"{view}, mode {mode!r}")]
     sections += _counted(tallies, names)
-    sections.append(Section("Health", "; ".join(_health(session, files))))
-    return Page("neurostore.Store", f"{_count(tallies.values())}, {human_bytes(size)}", sections)
-
-
-def _health(session: Session, files: list[Session]) -> list[str]:
-    """Return what is known without reading records; verification reads them."""
-    missing = len(session.catalogue.older) + 1 - len(files)
-    removed = sum(member.catalogue.state["removed"] for member in files)
-    said = [f"{len(files)} file" + ("s" if len(files) > 1 else "")]
-    if missing:
-        said.append(f"{missing} rotated away and missing, their records are left out")
-    said.append(f"{removed:,} removed, compact() wins their space" if removed else "none removed")
-    if not all(member.is_untouched() for member in files):
-        said.append("written to by other programs")
-    return said
+    sections.append(Section("Health", "; ".join(health.said())))
+    title = f"{_count(tallies.values())}, {human_bytes(health.size)}"
+    return Page("neurostore.Store", title, sections)
 
 
 def _count(tallies: Iterable[_Tally]) -> str:

@@ -21,6 +21,7 @@ from hashlib import blake2b
 from typing import Any, Final, Literal
 
 from neurostore.errors import StoreError
+from neurostore.names import beside
 from neurostore.osio import FLAGS, IO, Durability, OsIO, read_all, refused, write_all
 
 __all__ = ["Applying", "Journal", "journal_path", "pending", "read_journal", "recover"]
@@ -171,7 +172,7 @@ def journal_path(path: str | os.PathLike[str]) -> str:
     >>> journal_path("/data/run.h5").endswith("run.h5-journal")
     True
     """
-    return os.path.realpath(os.fspath(path)) + "-journal"
+    return beside(os.path.realpath(os.fspath(path)), "-journal")
 
 
 def pending(path: str | os.PathLike[str], *, io: IO | None = None) -> bool:
@@ -247,7 +248,7 @@ class _Recovery:
     def __init__(self, io: IO, path: str, applying: Applying, power: bool) -> None:
         self.io = io
         self.path = path
-        self.journal = path + "-journal"
+        self.journal = beside(path, "-journal")
         self.applying = applying
         self.power = power
 

@@ -29,6 +29,7 @@ from neurostore.lockfile import (
     detach,
     lock_range,
 )
+from neurostore.names import beside
 
 if sys.platform != "win32":
     import fcntl
@@ -50,7 +51,7 @@ def lock_path(path: str | os.PathLike[str]) -> str:
     >>> lock_path("/data/run.h5").endswith("run.h5-lock")
     True
     """
-    return os.path.realpath(os.fspath(path)) + "-lock"
+    return beside(os.path.realpath(os.fspath(path)), "-lock")
 
 
 def hold_data_lock(

@@ -7,14 +7,27 @@ module makes link names and record ids.  It does not look into files.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from functools import lru_cache
 
-__all__ = ["check_name", "clashing", "escape", "escape_variable", "leaf", "links"]
+__all__ = [
+    "beside",
+    "check_name",
+    "clashing",
+    "escape",
+    "escape_variable",
+    "fitted",
+    "leaf",
+    "links",
+    "moment_of",
+]
 
 #: One link name of 256 bytes stops netCDF4 from opening the whole file (NC_MAX_NAME).
 LONGEST = 255
+#: What stands between an id and the number that tells it from others of its name and moment.
+SUFFIX = "~"
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-+@.,:;=() ]*[A-Za-z0-9_\-+@)]|[A-Za-z0-9_]")
 
 
@@ -128,4 +141,55 @@ def clashing(leaf_name: str, count: int) -> str:
     >>> clashing("snapshot_12.5", 2)
     'snapshot_12.5~2'
     """
-    return f"{leaf_name}~{count}"
+    return f"{leaf_name}{SUFFIX}{count}"
+
+
+def fitted(name: str, ending: str) -> str:
+    """Return the name of a file that stands beside ``name``, at most 255 bytes with its ending.
+
+    A longer one is cut, and a hash of the whole keeps it from meeting another's.
+
+    >>> fitted("run.h5", "-lock")
+    'run.h5-lock'
+    >>> len(fitted("x" * 255, "-lock"))
+    255
+    """
+    raw, tail = os.fsencode(name), os.fsencode(ending)
+    if len(raw) + len(tail) <= LONGEST:
+        return name + ending
+    digest = b"~" + hashlib.blake2b(raw, digest_size=8).hexdigest().encode()
+    head = raw[: LONGEST - len(tail) - len(digest)]
+    # A character that was cut through would be a name that some file systems refuse.
+    text = os.fsdecode(head) if _is_odd(raw) else head.decode("utf-8", "ignore")
+    return text + os.fsdecode(digest + tail)
+
+
+def beside(path: str, ending: str) -> str:
+    """Return the path of a file that belongs to the one at ``path``.
+
+    >>> beside("/data/run.h5", "-lock")
+    '/data/run.h5-lock'
+    """
+    folder, name = os.path.split(path)
+    return os.path.join(folder, fitted(name, ending))
+
+
+def _is_odd(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def moment_of(record_id: str) -> float | None:
+    """Return the moment that an id, or the address of a record, ends in; None without one.
+
+    >>> moment_of("train_12.5"), moment_of("spike_trains/raw_data/train_12.5~3"), moment_of("x")
+    (12.5, 12.5, None)
+    """
+    _, line, tail = record_id.rpartition("_")
+    try:
+        return float(tail.partition(SUFFIX)[0]) if line else None
+    except ValueError:
+        return None

@@ -24,10 +24,13 @@ from neurostore.errors import (
     ClosedError,
     HDF5StorageError,
     LockTimeoutError,
+    MovedError,
     ReadOnlyError,
+    SealedError,
     StoreError,
     WriteError,
 )
+from neurostore.ledger import Ledger
 from neurostore.locks import FileLocks, hold_data_lock
 from neurostore.osio import IO, Durability, OsIO
 from neurostore.reading import Part
@@ -99,6 +102,8 @@ class OpenFile:
         self._owners: weakref.WeakSet[Any] = weakref.WeakSet()
         #: Whether an unfinished commit is to be read through, as it cannot be finished.
         self._may_not_recover = False
+        #: Bytes and rows of the file as of this process's last commit.
+        self.size = self.rows = 0
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -120,6 +125,7 @@ class OpenFile:
             deadline = time.monotonic() + _PATIENCE
             while True:
                 with self._locks.reading():
+                    self._check_in_place()
                     if self._writer is not None and self._is_current():
                         yield self._writer
                         self._check_reads()
@@ -128,6 +134,18 @@ class OpenFile:
                         yield self._current_reader()
                         return
                 self._finish_commit(deadline)
+
+    def _check_in_place(self) -> None:
+        """Raise where another file has the path now, under a lock that keeps it there.
+
+        After a rotation the file lives on under another name, with locks of its own: what is read
+        of it under these could be torn.
+        """
+        if key_of(self.path) != self.key:
+            raise MovedError(
+                f"{self.path}: another file took its place while it was opened; asked again, the "
+                "store answers from that one"
+            )
 
     def _check_reads(self) -> None:
         """HDF5 takes a failed read for zeros; say that it failed."""
@@ -229,11 +247,18 @@ class OpenFile:
     # -- writing ---------------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, *, timeout: float, durability: Durability) -> Iterator[Catalogue]:
+    def writing(
+        self, *, timeout: float, durability: Durability, sealed: bool = False
+    ) -> Iterator[Catalogue]:
         """Hold the file for writing; leaving without an exception is one commit.
 
         Calls may be nested: the outermost commits.  After an exception nothing of it is left,
         neither in the file nor in memory.
+
+        Raises
+        ------
+        SealedError
+            The file was rotated and takes no records; ``sealed=True`` is for whoever removes some.
         """
         with self._at_turn(timeout):
             if self._depth:
@@ -241,8 +266,7 @@ class OpenFile:
                     yield self.catalogue
                 return
             self._await_turn(timeout)
-            self._locks.acquire_writer(timeout)
-            try:
+            with self._as_writer(timeout):
                 self._open_writer(durability)
                 self._depth = 1
                 self._batch_of = threading.get_ident()
@@ -250,6 +274,8 @@ class OpenFile:
                 try:
                     assert self._writer is not None
                     held = self._catalogue_for(self._writer)
+                    if held.ledger.seal is not None and not sealed:
+                        raise self.sealed(held.ledger)
                     self._distrust_if_touched(held)
                     yield held
                     if self._spoiled is not None:
@@ -263,8 +289,19 @@ class OpenFile:
                     raise
                 finally:
                     self._depth = self._batch_of = 0
-            finally:
-                self._locks.release_writer()
+
+    @contextmanager
+    def _as_writer(self, timeout: float) -> Iterator[None]:
+        """Hold the writer lock; inside :meth:`exclusive` it is held already."""
+        if self._locks.holds_writer:
+            yield
+            return
+        self._locks.acquire_writer(timeout)
+        try:
+            self._check_in_place()
+            yield
+        finally:
+            self._locks.release_writer()
 
     @contextmanager
     def _at_turn(self, timeout: float) -> Iterator[None]:
@@ -299,11 +336,23 @@ class OpenFile:
     @contextmanager
     def _spoiling(self) -> Iterator[None]:
         """Remember a failure in mid-write: half a record must not be committed with the rest."""
+        self._depth += 1
         try:
             yield
         except BaseException as error:
             self._spoiled = error
             raise
+        finally:
+            self._depth -= 1
+
+    def sealed(self, held: Ledger) -> SealedError:
+        """Make the error that says where to go on from a file that was rotated."""
+        assert held.seal is not None
+        return SealedError(
+            f"{self.path}: is file {held.position + 1} of the series of {held.seal.head}, closed "
+            f"off when that was rotated; expected one that goes on; open {held.seal.head} to "
+            "store, this one to read"
+        )
 
     def _distrust_if_touched(self, held: Catalogue) -> None:
         """Note that somebody else wrote: this commit would hide it from :meth:`is_untouched`."""
@@ -313,7 +362,10 @@ class OpenFile:
 
     @contextmanager
     def exclusive(self, *, timeout: float, durability: Durability) -> Iterator[None]:
-        """Hold the writer lock with no handle open, to put another file in this one's place."""
+        """Hold the writer lock with no handle open, to put another file in this one's place.
+
+        Commits inside are ended by :meth:`settle`.
+        """
         with self._at_turn(timeout):
             self._take_alone(timeout, durability)
             try:
@@ -345,11 +397,12 @@ class OpenFile:
     def _take_alone(self, timeout: float, durability: Durability) -> None:
         if self._depth:
             raise ClosedError(f"{self.path}: not inside a batch; end the batch first")
-        with self.writing(timeout=timeout, durability=durability):
-            pass
+        self._await_turn(timeout)
         self._locks.acquire_writer(timeout)
         try:
-            self._settle()
+            self._check_in_place()
+            self._open_writer(durability)
+            self.settle()
             self._replacing = True
         except BaseException:
             self._locks.release_writer()
@@ -363,7 +416,7 @@ class OpenFile:
                 f"{timeout:g} s; wait longer with lock_timeout="
             )
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Bring the last commit to the medium and close every handle, under the writer lock."""
         self._close_reader()
         writer, self._writer, self._stamper = self._writer, None, None
@@ -376,10 +429,18 @@ class OpenFile:
             file.close()
         journal.recover(self.path, applying=self._locks.applying, settle=True, io=self.io)
 
-    def release_reader(self) -> None:
-        """Close the reading handle, before the file gets another name."""
-        with self.mutex:
-            self._close_reader()
+    @property
+    def is_outermost(self) -> bool:
+        """Whether the end of this :meth:`writing` is the commit; asked inside it."""
+        return self._depth == 1
+
+    def write_ledger(self, ledger: Ledger) -> None:
+        """Note the file's place in its series, inside :meth:`writing`."""
+        assert self._writer is not None
+        held = self.catalogue
+        held.ledger = ledger
+        held.state["rewritten"] += 1  # readers take in what was added, unless more has changed
+        tree.write_ledger(self._writer, ledger)
 
     def replace(self, temporary: Path, durability: Durability) -> None:
         """Put a finished file in the place of this one, with the writer lock and no handle.
@@ -401,6 +462,7 @@ class OpenFile:
         self._state_fd = self._state_offset = -1
         if self._aside is not None:
             self._aside.close()
+        self.size = self.rows = 0
         key = key_of(self.path)
         assert key is not None
         self._registry.rekey(self, key)
@@ -416,6 +478,7 @@ class OpenFile:
         self._stamper.write_catalogue(self._catalogue)
         self._writer.flush()
         self._file.commit()
+        self.size, self.rows = self._file.committed_end, self._catalogue.state["rows"]
         with suppress(OSError):  # not the owner: then the catalogue is not taken at its word
             os.utime(self.path, ns=(now, now))
 
@@ -492,7 +555,7 @@ class OpenFile:
             if catalogue_file.read(h5file) is not None:
                 self._remember_state(h5file)
                 return
-        temporary = self.path.with_name(f".{self.path.name[:200]}-{os.getpid()}-adopted")
+        temporary = tree.beside(self.path, "adopted")
         try:
             tree.adopt(self.path, str(temporary))
             self.replace(temporary, durability)
@@ -530,8 +593,8 @@ class OpenFile:
     # -- the end ---------------------------------------------------------------------------
 
     def _check_open(self) -> None:
-        if self.closed:
-            raise ClosedError(f"{self.path}: the store is closed; open it again")
+        if self.closed:  # the registry needed its place, or another file has the path
+            raise MovedError(f"{self.path}: was closed meanwhile; open it again")
 
     def _close_reader(self) -> None:
         reader, self._reader = self._reader, None

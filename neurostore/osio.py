@@ -11,11 +11,13 @@ import errno
 import logging
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol
 
 from neurostore.errors import StoreExistsError, WriteError
+from neurostore.names import fitted
 
 __all__ = [
     "IO",
@@ -23,6 +25,7 @@ __all__ = [
     "OsIO",
     "create",
     "discard",
+    "give_name",
     "read_all",
     "refused",
     "replace",
@@ -261,7 +264,7 @@ def create(
     io = io or OsIO()
     path = os.path.realpath(os.fspath(path))
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name[:200]}-{secrets.token_hex(8)}")
+    temporary = os.path.join(folder, fitted(f".{name}", f"-{secrets.token_hex(8)}"))
     try:
         io.close(io.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, 0o666))
         try:
@@ -279,12 +282,45 @@ def create(
         ) from error
 
 
+def give_name(
+    path: str | os.PathLike[str],
+    name: str | os.PathLike[str],
+    *,
+    durability: Durability = "power",
+    io: IO | None = None,
+) -> None:
+    """Give a file that nobody writes to another name beside it; a copy where there are no links.
+
+    Raises
+    ------
+    WriteError
+        The name is taken, or the system refused; the file has the names it had.
+    """
+    io = io or OsIO()
+    path, name = os.fspath(path), os.fspath(name)
+    try:
+        try:
+            io.link(path, name)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            create(name, lambda new: shutil.copyfile(path, new), durability=durability, io=io)
+        if durability == "power":
+            io.sync_directory(os.path.dirname(name))
+    except OSError as error:
+        raise refused(name, f"naming {path}", error, "that file stands") from error
+
+
+#: What a file system without hard links answers.
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
 def _name(io: IO, temporary: str, path: str) -> None:
     """Name a finished file, failing where the name is taken."""
     try:
         io.link(temporary, path)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+        if error.errno not in _NO_LINKS:
             raise
         # No hard links here. The empty file holds the name for the moment until the rename.
         io.close(io.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o666))

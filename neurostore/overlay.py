@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from neurostore.journal import read_journal
+from neurostore.names import beside
 from neurostore.osio import FLAGS, IO, OsIO, read_all, refused
 
 __all__ = ["PAGE", "Overlay", "View"]
@@ -204,7 +205,7 @@ class Overlay(View):
     def __init__(self, path: str | os.PathLike[str], *, io: IO | None = None) -> None:
         io = io or OsIO()
         super().__init__(os.path.realpath(os.fspath(path)), os.O_RDONLY, io)
-        journal = read_journal(io, self.path + "-journal")[1]
+        journal = read_journal(io, beside(self.path, "-journal"))[1]
         self._end = io.size(self._fd)
         if journal is not None and journal.verdict(io, self._fd) == "apply":
             self._end = journal.new_end

@@ -1,32 +1,31 @@
-"""Answers from the catalogue of a series: ids, ranges, the table, the tree, a summary."""
+"""Answers from the catalogues of a view: ids, records, ranges, the table, the tree."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import logging
-import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 
-from neurostore import schema, times, tree
-from neurostore._version import __version__
-from neurostore.accounting import Usage, usage
+from neurostore import schema, times
 from neurostore.catalogue import Catalogue, Entry
 from neurostore.combining import RECORD, Join, Member, Opened, combine, over_records
-from neurostore.errors import DamagedError, RecordNotFoundError, ValidationError
-from neurostore.rebuilding import FOREIGN
+from neurostore.errors import (
+    AmbiguousRecordError,
+    DamagedError,
+    RecordNotFoundError,
+    ValidationError,
+)
 from neurostore.schema import KINDS, Kind
-from neurostore.series import find, members
-from neurostore.session import RecordSource, Session
+from neurostore.series import Volume, members
+from neurostore.session import RecordSource
+from neurostore.views import View, clashing, shown
 
-__all__ = ["catalogue", "groups", "ids", "info", "range_", "retrieve"]
+__all__ = ["catalogue", "groups", "ids", "kind_of", "open_group", "range_", "retrieve"]
 
 Value = TypeVar("Value")
 _log = logging.getLogger(__name__)
@@ -38,12 +37,18 @@ _COMPARED = 5_000
 
 @dataclass(frozen=True)
 class _Found:
-    """The rows of one kind in one file that a query found, in time order."""
+    """The rows of one kind in one file that a query found, in time order.
 
-    session: Session
+    `clashes` are ids that other histories have too; there, the label of this one stands before.
+    """
+
+    volume: Volume
     held: Catalogue
     kind: Kind
     rows: np.ndarray[Any, Any]
+    is_known: bool
+    label: str
+    clashes: frozenset[str] = frozenset()
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
         """Return one column of the rows."""
@@ -53,17 +58,25 @@ class _Found:
         """Return a column of codes as the texts they stand for."""
         return [self.held.text(code) for code in self.column(name).tolist()]
 
-    def ids(self) -> list[str]:
+    def links(self) -> list[str]:
+        """Return the ids as they are in the file."""
         return self.held.ids(self.kind, self.rows)
 
-    def entries(self) -> Iterator[tuple[Session, Entry]]:
-        serials = self.column("serial").tolist()
-        for record_id, row, serial in zip(self.ids(), self.rows.tolist(), serials, strict=True):
-            yield self.session, Entry(self.kind, record_id, row, serial)
+    def ids(self) -> list[str]:
+        """Return the ids as the view shows them."""
+        if not self.clashes:
+            return self.links()
+        return [shown(self.label, i) if i in self.clashes else i for i in self.links()]
+
+    def entries(self) -> Iterator[tuple[str, Volume, Entry]]:
+        """Yield the records with the ids as the view shows them."""
+        columns = self.ids(), self.links(), self.rows.tolist(), self.column("serial").tolist()
+        for record_id, link, row, serial in zip(*columns, strict=True):
+            yield record_id, self.volume, Entry(self.kind, link, row, serial)
 
 
 def _find(
-    session: Session,
+    view: View,
     kind: str | None,
     start: times.TimeLike | None,
     end: times.TimeLike | None,
@@ -72,14 +85,27 @@ def _find(
     """Return what a query finds, the oldest file first; the catalogues are brought up to date."""
     low, high = _bounds(start, end)
     kinds = _kinds(kind)
-    found = []
-    for member in reversed(list(members(session))):
-        held = member.catalogue
-        for wanted in kinds:
-            rows = held.select(wanted, low, high, name)
-            if len(rows):
-                found.append(_Found(member, held, wanted, rows))
-    return found
+    # Another kind may have the same id, so that a view of several histories looks at all.
+    looked_at = [one.name for one in (KINDS.values() if view.is_joint else kinds)]
+    found: list[_Found] = []
+    catalogues: list[tuple[int, Catalogue]] = []
+    for number, origin in enumerate(view.origins):
+        parts: list[list[_Found]] = []
+        for member in members(origin.session, low, high, looked_at):
+            held = member.catalogue
+            volume, known = Volume(member.path, held.file_id), member.is_untouched()
+            catalogues.append((number, held))
+            chosen = [(wanted, held.select(wanted, low, high, name)) for wanted in kinds]
+            parts.append(
+                [
+                    _Found(volume, held, wanted, rows, known, origin.label)
+                    for wanted, rows in chosen
+                    if len(rows)
+                ]
+            )
+        found += [one for part in reversed(parts) for one in part]
+    clashes = clashing(catalogues, low, high) if view.is_joint else frozenset()
+    return [replace(one, clashes=clashes) for one in found] if clashes else found
 
 
 def _merged(found: Sequence[_Found], values: Callable[[_Found], Iterable[Value]]) -> list[Value]:
@@ -110,56 +136,77 @@ def kind_of(kind: str) -> Kind:
         raise ValidationError(str(error)) from None
 
 
-def ids(session: Session, kind: Any, start: Any, end: Any, name: str | None) -> list[str]:
+def ids(view: View, kind: Any, start: Any, end: Any, name: str | None) -> list[str]:
     """Return ids in time order."""
-    return _merged(_find(session, kind, start, end, name), _Found.ids)
+    return _merged(_find(view, kind, start, end, name), _Found.ids)
 
 
-def _hint(session: Session, record_id: str) -> str:
+def _hint(view: View, record_id: str) -> str:
     """Name the id that may have been meant, where there are not too many to compare."""
-    held = session.catalogue
-    if sum(table.size for table in held.tables.values()) <= _COMPARED:
-        close = difflib.get_close_matches(record_id, [e.id for e in held.entries()], 1)
+    catalogues = [origin.session.catalogue for origin in view.origins]
+    if sum(table.size for held in catalogues for table in held.tables.values()) <= _COMPARED:
+        known = [entry.id for held in catalogues for entry in held.entries()]
+        close = difflib.get_close_matches(record_id, known, 1)
         if close:
             return f"is {close[0]!r} meant? ids() lists the records there are"
     return "ids() lists the records there are"
 
 
-def retrieve(session: Session, record_id: str) -> xr.Dataset:
+def retrieve(view: View, record_id: str) -> xr.Dataset:
     """Return one record, lazily."""
     if not isinstance(record_id, str):
         raise ValidationError(f"the id is {record_id!r}, expected a str as store() returns it")
-    found = find(session, record_id)
-    if found is None:
-        raise RecordNotFoundError(
-            f"{session.path}: no record {record_id!r}; {_hint(session, record_id)}"
-        )
-    member, entry = found
-    return _from(session, member.open_record(entry)[0])
+    located = view.locate(record_id)
+    if located is None:
+        raise RecordNotFoundError(f"{view}: no record {record_id!r}; {_hint(view, record_id)}")
+    origin, (volume, entry) = located
+    with volume.open() as member:
+        return _from(str(origin.session.path), member.open_record(entry)[0])
 
 
-def _from(session: Session, ds: xr.Dataset) -> xr.Dataset:
+def open_group(view: View, address: str) -> xr.Dataset:
+    """Return what stands at one address of the tree, lazily."""
+    plain = address.strip("/")
+    parent = plain.rpartition("/")[0]
+    is_record = any(part.path == parent for kind in KINDS.values() for part in kind.parts)
+    located = view.locate(plain) if is_record else None
+    if located is not None:
+        origin, (volume, entry) = located
+        with volume.open() as member:
+            ds = member.open_group(f"{parent}/{entry.id}")
+        ds.encoding["source"] = str(origin.session.path)
+        return ds
+    several = [origin.session for origin in view.origins if origin.session.has_group(plain)]
+    if len(several) > 1:
+        places = ", ".join(str(session.path) for session in several)
+        raise AmbiguousRecordError(f"/{plain} stands in several files; open one of {places}")
+    if not several and view.is_joint:
+        raise RecordNotFoundError(f"{view}: nothing stands at /{plain}")
+    return (several or [view.origins[0].session])[0].open_group(plain)
+
+
+def _from(source: str | list[str], ds: xr.Dataset) -> xr.Dataset:
     """Note in a Dataset, and in its variables as xarray's engines do, where it came from."""
-    source = str(session.path)
     ds.encoding["source"] = source
     for variable in ds.variables.values():
         variable.encoding["source"] = source
     return ds
 
 
-def range_(
-    session: Session, kind: str, start: Any, end: Any, name: str | None, join: Join
-) -> xr.Dataset:
+def range_(view: View, kind: str, start: Any, end: Any, name: str | None, join: Join) -> xr.Dataset:
     """Return the records of a span of time as one Dataset."""
     row = kind_of(kind)
-    found = _find(session, kind, start, end, name)
-    where = {entry.id: (holder, entry) for part in found for holder, entry in part.entries()}
+    found = _find(view, kind, start, end, name)
+    where = {
+        record_id: (volume, entry) for part in found for record_id, volume, entry in part.entries()
+    }
 
     def opener(member: Member) -> Opened:
-        holder, entry = where[member.id]
-        return Opened(*holder.open_record(entry))
+        volume, entry = where[member.id]
+        with volume.open() as holder:
+            return Opened(*holder.open_record(entry))
 
-    return _from(session, combine(row, _merged(found, _members), opener, join))
+    return _from(view.source, combine(row, _merged(found, _members), opener, join))
 
 
 def _members(found: _Found) -> Iterator[Member]:
@@ -167,10 +214,11 @@ def _members(found: _Found) -> Iterator[Member]:
 
     Where somebody else wrote to the file, nothing is taken from the catalogue but the names.
     """
-    known = found.session.is_untouched()
-    path, file_id, epoch = str(found.session.path), found.held.file_id, found.held.state["epoch"]
+    known = found.is_known
+    path, file_id, epoch = str(found.volume.path), found.held.file_id, found.held.state["epoch"]
     columns = zip(
         found.ids(),
+        found.links(),
         found.column("timestamp").tolist(),
         found.texts("name"),
         found.column("length").tolist(),
@@ -180,15 +228,15 @@ def _members(found: _Found) -> Iterator[Member]:
         strict=True,
     )
     trusted_from = found.held.state["trusted_from"]
-    for record_id, moment, name, length, structure, labels, serial in columns:
-        source = RecordSource(path, file_id, record_id, serial, epoch)
+    for record_id, link, moment, name, length, structure, labels, serial in columns:
+        source = RecordSource(path, file_id, link, serial, epoch)
         structure = structure if serial >= trusted_from else ""
-        yield Member(record_id, moment, name, length, structure, labels, source)
+        yield Member(record_id, moment, name, length, structure, labels, source, link)
 
 
-def catalogue(session: Session, kind: Any, start: Any, end: Any, name: str | None) -> xr.Dataset:
+def catalogue(view: View, kind: Any, start: Any, end: Any, name: str | None) -> xr.Dataset:
     """Return the table of records as a Dataset along ``record``."""
-    found = _find(session, kind, start, end, name)
+    found = _find(view, kind, start, end, name)
     columns = {
         "kind": _texts(_merged(found, lambda part: [part.kind.name] * len(part.rows))),
         "name": _texts(_merged(found, lambda part: part.texts("name"))),
@@ -197,10 +245,12 @@ def catalogue(session: Session, kind: Any, start: Any, end: Any, name: str | Non
             _merged(found, lambda part: part.column("stored_bytes")), np.int64
         ),
     }
+    if view.is_joint:
+        columns["file"] = _texts(_merged(found, lambda part: [part.label] * len(part.rows)))
     moments = np.array(_merged(found, lambda part: part.column("timestamp")), np.float64)
     coords = over_records(None, _merged(found, _Found.ids), moments, [])
     data = {key: (RECORD, values, _NOTES[key]) for key, values in columns.items()}
-    return _from(session, xr.Dataset(data, coords, {"title": "records of a neurostore file"}))
+    return _from(view.source, xr.Dataset(data, coords, {"title": "records of a neurostore file"}))
 
 
 def _texts(values: list[str]) -> np.ndarray[Any, Any]:
@@ -211,80 +261,24 @@ _NOTES = {
     "kind": {"long_name": "record kind"},
     "name": {"long_name": "reservoir, rule, mechanism, task, map or layers"},
     "length": {"long_name": "size of the dimension in which records of the kind differ"},
+    "file": {"long_name": "file, or newest file of a series, that has the record"},
     "stored_bytes": {"long_name": "bytes of the values as stored", "units": "byte"},
 }
 
 
-def groups(
-    session: Session, kind: Any, start: Any, end: Any, name: str | None
-) -> dict[str, xr.Dataset]:
+def groups(view: View, kind: Any, start: Any, end: Any, name: str | None) -> dict[str, xr.Dataset]:
     """Return the parts of records by address; damaged ones are left out, and named in the log."""
     found: dict[str, xr.Dataset] = {}
-    for holder, entry in _merged(_find(session, kind, start, end, name), _Found.entries):
+    source = view.source
+    for shown_id, volume, entry in _merged(_find(view, kind, start, end, name), _Found.entries):
         try:
-            parts = holder.open_parts(entry)
+            with volume.open() as holder:
+                parts = holder.open_parts(entry)
         except DamagedError as error:
-            _log.warning("%s: %r is left out: %s", session.path, entry.id, error)
+            _log.warning("%s: %r is left out: %s", volume.path, entry.id, error)
             continue
         for address, ds in parts.items():
-            ds.encoding.update(source=str(session.path), group=f"/{address}")
-            found[address] = ds
+            place = f"{address.rpartition('/')[0]}/{shown_id}"
+            ds.encoding.update(source=source, group=f"/{place}")
+            found[place] = ds
     return found
-
-
-def info(session: Session) -> dict[str, Any]:
-    """Return what is to be known of a file and its series."""
-    counts: Counter[str] = Counter()
-    variables = 0
-    moments: list[float] = []
-    files = []
-    versions: set[int] = set()
-    used = Usage()
-    for member in members(session):
-        files.append(member)
-        used += usage(member)
-        held = member.catalogue
-        for kind in KINDS.values():
-            rows = held.select(kind)
-            if not len(rows):
-                continue
-            counts[kind.name] += len(rows)
-            table = held.tables[kind.name].rows[rows]
-            moments += [float(table["timestamp"][0]), float(table["timestamp"][-1])]
-            versions.update(np.unique(table["version"]).tolist())
-            variables += _variables(member, kind, rows)
-    return {
-        "path": str(session.path),
-        "file_size": sum(os.stat(member.path).st_size for member in files),
-        "files": [str(member.path) for member in reversed(files)],
-        "records": {name: counts.get(name, 0) for name in KINDS},
-        "variables": variables,
-        "start": min(moments, default=None),
-        "end": max(moments, default=None),
-        "stored_bytes": used.stored_bytes,
-        "logical_bytes": used.logical_bytes,
-        "compression_ratio": used.compression_ratio,
-        "dead_bytes": used.dead_bytes,
-        "schema_version": schema.SCHEMA_VERSION,
-        "schema_versions": sorted(versions - {FOREIGN}),
-        "library_versions": {"neurostore": __version__, **tree.versions()},
-        "created_at": session.created_at(),
-        "groups": session.top_groups(),
-    }
-
-
-def _variables(member: Session, kind: Kind, rows: np.ndarray[Any, Any]) -> int:
-    """Count the user's variables: by structure where it is known, else by looking."""
-    held = member.catalogue
-    codes, repeats = np.unique(held.tables[kind.name].rows["structure"][rows], return_counts=True)
-    total = 0
-    for code, repeat in zip(codes, repeats, strict=True):
-        text = held.text(int(code))
-        if text:
-            named = json.loads(text)["variables"].keys() - {schema.TIMESTAMP}
-            total += int(repeat) * len(named)
-    for row in rows[held.tables[kind.name].rows["structure"][rows] == 0]:
-        with suppress(DamagedError):
-            _, places = member.open_record(held.entry(kind, int(row)))
-            total += len(places.keys() - {schema.TIMESTAMP})
-    return total

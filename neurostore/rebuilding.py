@@ -13,7 +13,7 @@ from typing import Any
 
 import h5py
 
-from neurostore import catalogue_file, h5attrs
+from neurostore import catalogue_file, h5attrs, ledger
 from neurostore.catalogue import Catalogue
 from neurostore.schema import KINDS, Kind
 
@@ -26,9 +26,11 @@ FOREIGN = 2**32 - 1
 def rebuild(h5file: h5py.File) -> Catalogue:
     """Return the catalogue of a file from its groups."""
     found = Catalogue()
-    found.older = catalogue_file.read_older(h5file)
+    found.ledger = ledger.read(h5file)
     with contextlib.suppress(KeyError, OSError, ValueError, RuntimeError):
         catalogue_file.read_state(h5file, found)
+    if found.state["removed"]:  # under which ids is not to be known any more
+        found.ledger = found.ledger.forgetting(ledger.ALWAYS)
     for kind in KINDS.values():
         add_kind(found, h5file, kind)
     found.state["dimensions"] = _highest_number(h5file) + 1

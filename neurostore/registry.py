@@ -6,6 +6,7 @@ replaced or removed.  The registry opens nothing: it finds, counts and lets go.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -20,7 +21,7 @@ __all__ = ["Key", "Registry", "key_of"]
 #: Device and inode.
 Key = tuple[int, int]
 #: Files that stay open between calls; beyond it the least recently used idle one is closed.
-_MOST = 64
+_MOST = 128
 
 
 class OpenedFile(Protocol):
@@ -45,6 +46,13 @@ def key_of(path: Path) -> Key | None:
         return None
     except NotADirectoryError:
         raise StoreNotFoundError(f"{path}: a part of the path is a file") from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise StoreNotFoundError(
+            f"{str(path)[:80]}...: a path of {len(os.fsencode(path))} bytes, of which the name has "
+            f"{len(os.fsencode(path.name))}; the system takes names of 255 bytes at most"
+        ) from None
     return found.st_dev, found.st_ino
 
 
@@ -67,12 +75,19 @@ class Registry(Generic[File]):
         These are the ones that had its path before, and the longest unused beyond the limit.
         """
         leaving = [other for other in self._files.values() if other.path == file.path]
+        before = self._files.get(file.key)  # the same file, by the name it had
+        if before is not None and before not in leaving and not before.users:
+            leaving.append(before)
         self._files[file.key] = file
         idle = [other for other in self._files.values() if not other.users and other is not file]
         leaving += idle[: max(0, len(self._files) - _MOST)]
         for other in leaving:
             self.forget(other)
         return leaving
+
+    def has(self, file: File) -> bool:
+        """Tell whether a file is the one found by its key."""
+        return self._files.get(file.key) is file
 
     def forget(self, file: File) -> None:
         """Take out a file; fine where it is out already."""

@@ -19,11 +19,13 @@ import numpy as np
 import xarray as xr
 
 from neurostore import querying, series, times
-from neurostore.catalogue import Entry
+from neurostore.catalogue import Catalogue, Entry
 from neurostore.errors import ValidationError
 from neurostore.osio import Durability
 from neurostore.schema import KINDS
+from neurostore.series import Volume
 from neurostore.session import Session
+from neurostore.views import View
 
 __all__ = ["Doomed", "Keep", "clean", "keep_rules", "rules_of", "select"]
 
@@ -168,7 +170,7 @@ class Doomed:
     """
 
     ids: list[str]
-    entries: list[tuple[Session, list[Entry]]]
+    entries: list[tuple[Volume, list[Entry]]]
 
 
 class _History:
@@ -176,8 +178,11 @@ class _History:
 
     def __init__(self, session: Session) -> None:
         self.head = session
-        self.members = list(series.members(session))
-        self.helds = [member.catalogue for member in self.members]
+        self.members: list[Volume] = []
+        self.helds: list[Catalogue] = []
+        for member in series.members(session):  # not all can be open at once
+            self.members.append(Volume.of(member))
+            self.helds.append(member.catalogue)
         self.kinds = list(KINDS.values())
         texts: dict[str, int] = {}
         pieces = []
@@ -230,7 +235,8 @@ class _History:
         return held.entry(self.kinds[int(self.kind[position])], int(self.row[position]))
 
     def dataset(self, position: int) -> xr.Dataset:
-        ds, _ = self.members[int(self.member[position])].open_record(self.entry(position))
+        with self.members[int(self.member[position])].open() as member:
+            ds, _ = member.open_record(self.entry(position))
         return ds
 
 
@@ -279,7 +285,7 @@ def select(
 
 
 def _sorted_out(history: _History, gone: Mask) -> Doomed:
-    entries: list[tuple[Session, list[Entry]]] = []
+    entries: list[tuple[Volume, list[Entry]]] = []
     ids: dict[int, str] = {}
     for place, member in enumerate(history.members):
         mine = gone[history.member[gone] == place].tolist()
@@ -292,8 +298,11 @@ def _sorted_out(history: _History, gone: Mask) -> Doomed:
 
 def clean(session: Session, doomed: Doomed, timeout: float, durability: Durability) -> None:
     """Remove what is doomed, in one commit for every file; inside ``session.writing``."""
-    for member, entries in doomed.entries:
-        with member.writing(timeout=timeout, durability=durability):
+    for volume, entries in doomed.entries:
+        with (
+            volume.open() as member,
+            member.writing(timeout=timeout, durability=durability, sealed=True),
+        ):
             member.remove(entries)
 
 
@@ -384,7 +393,7 @@ def _said(ds: xr.Dataset, details: str, key: str) -> Any:
 def _predicate(rule: Keep, history: _History, scope: Mask) -> Mask:
     if rule.predicate is None:
         return np.ones(len(scope), bool)
-    table = querying.catalogue(history.head, rule.kind, None, None, rule.name)
+    table = querying.catalogue(View.of(history.head), rule.kind, None, None, rule.name)
     answer = np.asarray(rule.predicate(table))
     if answer.shape != (table.sizes["record"],) or answer.dtype != bool:
         raise ValidationError(

@@ -25,6 +25,7 @@ from neurostore.journal import (
     Journal,
     open_sidecar,
 )
+from neurostore.names import beside
 from neurostore.osio import IO, Durability, OsIO, read_all, write_all
 from neurostore.overlay import PAGE, View
 
@@ -99,7 +100,7 @@ class CrashSafeFile(View):
         super().__init__(os.path.realpath(os.fspath(path)), os.O_RDWR, io)
         self._pwrite = io.pwrite
         self._tail_stop = -1
-        self._journal_path = self.path + "-journal"
+        self._journal_path = beside(self.path, "-journal")
         self._journal_fd = -1
         self._journal_head = b""
         self._applying = applying

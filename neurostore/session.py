@@ -14,17 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 
 from neurostore import osio, reading, schema, tree
 from neurostore.arrays import Key, Place, Wanted
-from neurostore.catalogue import Catalogue, Entry
+from neurostore.catalogue import Catalogue, Entry, Taken
 from neurostore.errors import (
     DamagedError,
     HDF5StorageError,
+    MovedError,
     ReadOnlyError,
     RecordNotFoundError,
     StoreError,
@@ -35,13 +36,16 @@ from neurostore.openfile import OpenFile
 from neurostore.osio import IO
 from neurostore.reading import Part
 from neurostore.records import Record
+from neurostore.registry import Key as FileKey
 from neurostore.registry import Registry, key_of
 from neurostore.stencil import Layout
 from neurostore.tree import H5File
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["RecordSource", "Session", "attach", "close_all", "release"]
+__all__ = ["RecordSource", "Session", "again", "attach", "close_all", "pinned", "release"]
+
+Value = TypeVar("Value")
 
 
 class Session(OpenFile):
@@ -50,10 +54,17 @@ class Session(OpenFile):
     Get it from :func:`attach`; several stores may share it.
     """
 
-    def put(self, record: Record, layout: Layout, taken: Callable[[str], bool]) -> str:
+    def __init__(
+        self, path: Path, key: FileKey, registry: Registry[Any], io: IO | None = None
+    ) -> None:
+        super().__init__(path, key, registry, io)
+        #: Catalogues of older files of the series, kept to tell which ids they gave.
+        self.elsewhere: dict[str, Catalogue] = {}
+
+    def put(self, record: Record, layout: Layout, taken: Taken) -> str:
         """Write one record, inside :meth:`writing`; return its id.
 
-        ``taken`` tells of ids that records elsewhere have.
+        ``taken`` tells of ids that were given elsewhere in the series.
         """
         assert self._writer is not None
         assert self._stamper is not None
@@ -205,6 +216,11 @@ class Session(OpenFile):
         ds.encoding.update(source=str(self.path), group=f"/{plain}")
         return ds
 
+    def has_group(self, address: str) -> bool:
+        """Tell whether something stands at one address of the tree."""
+        with self.reading() as h5file:
+            return tree.has(h5file, address)
+
     def created_at(self) -> float:
         """Return when the file was made, in seconds since 1970."""
         with self.reading() as h5file:
@@ -234,15 +250,28 @@ class RecordSource:
 
     def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
         """Return values of one dataset of the record."""
-        with _pinned(Path(self.path)) as session:
+        return again(
+            lambda: self._with_file(lambda session: session.read_values(self, address, selection))
+        )
+
+    def _with_file(self, use: Callable[[Session], Value]) -> Value:
+        """Use the file of the record, which may have been rotated since."""
+        with pinned(Path(self.path)) as session:
             held = session.catalogue
             if held.file_id == self.file_id:
-                return session.read_values(self, address, selection)
-            older = [session.path.parent / name for name in reversed(held.older)]
-        for path in older:  # the file was rotated since
-            with suppress(StoreNotFoundError), _pinned(path) as session:
-                if session.catalogue.file_id == self.file_id:
-                    return session.read_values(self, address, selection)
+                return use(session)
+            older = held.ledger.after_rotation(self.file_id)
+        for name in older:
+            rotated = Path(self.path).with_name(name)
+            try:
+                with pinned(rotated) as session:
+                    if session.catalogue.file_id == self.file_id:
+                        return use(session)
+            except StoreNotFoundError:
+                raise StoreNotFoundError(
+                    f"{rotated}: is not there; {self.path} was rotated to it after "
+                    f"{self.record_id!r} was opened; put it back to read the record"
+                ) from None
         raise RecordNotFoundError(
             f"{self.path}: the file was replaced since {self.record_id!r} was opened"
         )
@@ -254,12 +283,7 @@ class RecordSource:
 
     def fill(self, wanted: Sequence[Wanted]) -> None:
         """Fill arrays with values of records of this file."""
-        with _pinned(Path(self.path)) as session:
-            if session.catalogue.file_id == self.file_id:
-                session.fill_values(wanted)
-                return
-        for source, address, selection, array in wanted:  # the file was rotated since
-            array[...] = source.read(address, selection)
+        again(lambda: self._with_file(lambda session: session.fill_values(wanted)))
 
     def check(self, held: Catalogue) -> None:
         """Raise unless the record is still there, and still the one that was opened."""
@@ -326,14 +350,27 @@ def attach(path: Path, mode: str, user: object = None, *, io: IO | None = None) 
     return session
 
 
+#: How often a question is asked anew because the file was rotated or compacted meanwhile.
+_ATTEMPTS = 20
+
+
+def again(ask: Callable[[], Value]) -> Value:
+    """Ask anew, of the file that is there now, while files take each other's place."""
+    for _ in range(_ATTEMPTS):
+        with suppress(MovedError):
+            return ask()
+    return ask()
+
+
 class _Pin:
     """Somebody who reads from a session for a moment."""
 
 
 @contextmanager
-def _pinned(path: Path) -> Iterator[Session]:
+def pinned(path: Path, io: IO | None = None) -> Iterator[Session]:
+    """Give the session of an existing file for a moment in which nobody closes it."""
     pin = _Pin()
-    session = attach(path, "r", pin)
+    session = attach(path, "r", pin, io=io)
     try:
         yield session.beside_batch()
     finally:
@@ -346,7 +383,7 @@ def release(session: Session, user: object, close: bool = False) -> None:
         session.users.discard(user)
     session.let_go(user)
     with _open.guard:
-        closing = close and not session.users
+        closing = not session.users and (close or not _open.has(session))
         if closing:
             _open.forget(session)
     if closing:

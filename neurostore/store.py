@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import xarray as xr
 
@@ -15,36 +16,50 @@ from neurostore import (
     compaction,
     filters,
     glance,
-    lifecycle,
     querying,
     records,
     retention,
+    rotation,
     series,
+    summary,
     verify,
+    views,
 )
 from neurostore.combining import JOINS, Join
-from neurostore.errors import ClosedError, HDF5StorageError, ReadOnlyError, ValidationError
+from neurostore.errors import (
+    ClosedError,
+    HDF5StorageError,
+    MovedError,
+    ReadOnlyError,
+    SealedError,
+    ValidationError,
+)
 from neurostore.osio import IO, Durability
 from neurostore.page import Page, Section
 from neurostore.progress import Progress
 from neurostore.retention import Keep
-from neurostore.session import Session, attach, release
+from neurostore.session import Session, again, attach, release
 from neurostore.stencil import Layout
 from neurostore.times import TimeLike
+from neurostore.views import Origin, View
 
 __all__ = ["Store", "open"]
 
 Mode = Literal["r", "a", "x"]
+PathLike = str | os.PathLike[str]
+Answer = TypeVar("Answer")
+_log = logging.getLogger(__name__)
 
 
 def open(  # noqa: A001 (neurostore.open, as gzip.open)
-    path: str | os.PathLike[str],
+    path: PathLike | Sequence[PathLike],
     mode: Mode = "a",
     *,
     compression: str | None = "gzip",
     compression_opts: int | None = 6,
     chunk_size: int = 1024,
     max_file_size: int = 10 * 1024**3,
+    max_records: int | None = None,
     durability: Durability = "power",
     lock_timeout: float = 60.0,
     exclusive: bool = False,
@@ -54,7 +69,8 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
     Parameters
     ----------
     path
-        The HDF5 file.
+        The HDF5 file.  A pattern such as ``"runs/*.h5"``, or a list of files, gives one view of
+        all of them, for reading: an id that several of them have is shown as ``file::id``.
     mode
         ``"a"`` reads and writes and makes the file if need be, ``"r"`` only reads, ``"x"`` makes
         a new file and fails where there is one.
@@ -63,7 +79,11 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
     chunk_size
         A chunk of a variable holds at most ``64 * chunk_size`` values.
     max_file_size
-        Bytes beyond which :meth:`Store.check_size` rotates the file.
+        Bytes beyond which a commit rotates the file: it gets a name with a number, and an empty
+        file goes on in its place.  Its records stay part of the store.
+    max_records
+        Records, removed ones included, with which a commit rotates the file; None: any number.
+        netCDF4-python needs seconds to open a file with thousands of groups.
     durability
         ``"power"``: a committed record survives a power cut.  ``"process"``: it survives the end
         of the process, and storing needs no sync of the disk.
@@ -88,6 +108,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
         compression_opts=compression_opts,
         chunk_size=chunk_size,
         max_file_size=max_file_size,
+        max_records=max_records,
         durability=durability,
         lock_timeout=lock_timeout,
         exclusive=exclusive,
@@ -104,13 +125,14 @@ class Store:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: PathLike | Sequence[PathLike],
         mode: Mode = "a",
         *,
         compression: str | None = "gzip",
         compression_opts: int | None = 6,
         chunk_size: int = 1024,
         max_file_size: int = 10 * 1024**3,
+        max_records: int | None = None,
         durability: Durability = "power",
         lock_timeout: float = 60.0,
         exclusive: bool = False,
@@ -125,9 +147,14 @@ class Store:
         if exclusive and mode == "r":
             raise ValidationError("exclusive use is for writing; expected mode 'a' or 'x' with it")
         codec, level = filters.check_options(compression, compression_opts)
-        self.path = Path(os.path.realpath(path))  # one file, one name
-        self.mode: Mode = mode
+        for option, value in (("max_file_size", max_file_size), ("max_records", max_records)):
+            if value is not None and (isinstance(value, bool) or not value > 0):
+                raise ValidationError(f"{option} is {value!r}, expected a positive number")
         self.max_file_size = max_file_size
+        self.max_records = max_records
+        self._was_rotated = False
+        self._view: View | None = None
+        self._joint: tuple[Store, ...] = ()
         self._layout = Layout(codec, level, chunk_size)
         self._durability: Durability = durability
         self._timeout = lock_timeout
@@ -135,9 +162,27 @@ class Store:
         self._io = io
         self._closed = False
         self._attached: Session | None = None
-        self._session()
+        several = views.expand(path)
+        self.mode: Mode = mode if several is None else "r"
+        if several is None:
+            assert isinstance(path, str | os.PathLike)
+            self.path = Path(os.path.realpath(path))  # one file, one name
+            self._session()
+        else:
+            self._open_all(path, several, mode)
         if mode == "x":
             self.mode = "a"
+
+    def _open_all(self, path: Any, several: list[Path], mode: Mode) -> None:
+        """Make a view of many files: a store for each history, for reading."""
+        if mode == "x":
+            raise ValidationError(f"{path}: mode 'x' makes one new file, and this names several")
+        is_pattern = isinstance(path, str | os.PathLike)
+        self.path = Path(os.path.realpath(path)) if is_pattern else several[0].parent
+        self._source = os.fspath(self.path) if is_pattern else [str(one) for one in several]
+        newest = again(lambda: views.histories(several))
+        self._labels = views.labels(newest)
+        self._joint = tuple(Store(one, "r", io=self._io) for one in newest)
 
     @property
     def compression(self) -> str | None:
@@ -155,7 +200,7 @@ class Store:
         if self._closed:
             return show(Page("neurostore.Store", "closed", [Section("File", str(self.path))]))
         try:
-            return show(glance.of_store(self._session(), self.mode))
+            return show(self._ask(glance.of_store, self.mode))
         except (HDF5StorageError, OSError) as error:
             about = [Section("File", str(self.path)), Section("Error", str(error))]
             return show(Page("neurostore.Store", "cannot be looked at", about))
@@ -176,7 +221,27 @@ class Store:
             session.hold_alone(self, timeout=self._timeout, durability=self._durability)
         return session
 
+    def _seen(self) -> View:
+        """Return the histories that a question is asked of."""
+        if self._joint:
+            if self._closed:
+                raise ClosedError(f"{self.path}: the store is closed; open it again")
+            sessions = [store._session() for store in self._joint]
+            origins = map(Origin, sessions, self._labels)
+            return View(tuple(origins), self._source)
+        session = self._session()
+        if self._view is None or self._view.origins[0].session is not session:
+            self._view = View.of(session)
+        return self._view
+
+    def _ask(self, question: Callable[..., Answer], *args: Any) -> Answer:
+        return again(lambda: question(self._seen(), *args))
+
     def _writable(self) -> Session:
+        if self._joint:
+            raise ReadOnlyError(
+                f"{self.path}: a view of several files is for reading; open one of them to write"
+            )
         if self.mode == "r":
             raise ReadOnlyError(
                 f"{self.path}: opened with mode 'r'; open it with mode 'a' to write"
@@ -185,9 +250,38 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
-        session = self._writable()
-        with session.writing(timeout=self._timeout, durability=self._durability):
+        with ExitStack() as stack:
+            session = again(lambda: self._entered(stack))
+            is_commit = session.is_outermost
             yield session
+        if is_commit and self._is_full(session.size, session.rows):
+            self._rotate_after_commit(session)
+
+    def _entered(self, stack: ExitStack) -> Session:
+        session = self._writable()
+        try:
+            stack.enter_context(session.writing(timeout=self._timeout, durability=self._durability))
+        except SealedError:
+            if not rotation.is_unfinished(session):
+                raise
+            self._rotate(session)
+            raise MovedError(f"{self.path}: was rotated; open it again") from None
+        return session
+
+    def _is_full(self, size: int, rows: int) -> bool:
+        full = self.max_records is not None and rows >= self.max_records
+        return rows > 0 and (full or size > self.max_file_size)
+
+    def _rotate_after_commit(self, session: Session) -> None:
+        """Rotate; where that fails, what was stored is stored, and the next commit tries again."""
+        try:
+            rotated = self._rotate(session, self._is_full)
+        except MovedError:  # somebody else did
+            return
+        except (HDF5StorageError, OSError) as error:
+            _log.warning("%s: is past its size and could not be rotated: %s", self.path, error)
+        else:
+            self._was_rotated = self._was_rotated or rotated is not None
 
     # -- storing -------------------------------------------------------------------------------
 
@@ -206,13 +300,13 @@ class Store:
         """
         record = ds if isinstance(ds, records.Record) else records.examine(ds)
         with self._writing() as session:
-            return session.put(record, self._layout, series.is_taken(session))
+            return session.put(record, self._layout, series.given_elsewhere(session))
 
     def store_tree(self, tree: xr.DataTree | Mapping[str, records.Record]) -> dict[str, str]:
         """Store every record node of ``tree`` in one commit; return the ids by node path."""
         examined = records.examine_tree(tree) if isinstance(tree, xr.DataTree) else tree
         with self._writing() as session:
-            taken = series.is_taken(session)
+            taken = series.given_elsewhere(session)
             return {path: session.put(r, self._layout, taken) for path, r in examined.items()}
 
     @contextmanager
@@ -238,7 +332,7 @@ class Store:
         AmbiguousRecordError
             Several records of a file that others wrote have it; an address decides.
         """
-        return querying.retrieve(self._session(), record_id)
+        return self._ask(querying.retrieve, record_id)
 
     def ids(
         self,
@@ -259,7 +353,7 @@ class Store:
         name
             Only records of this reservoir, rule, mechanism, task or map.
         """
-        return querying.ids(self._session(), kind, start, end, name)
+        return self._ask(querying.ids, kind, start, end, name)
 
     def range(
         self,
@@ -292,7 +386,7 @@ class Store:
         """
         if join not in JOINS:
             raise ValidationError(f"join is {join!r}, expected one of {', '.join(JOINS)}")
-        return querying.range_(self._session(), kind, start, end, name, join)
+        return self._ask(querying.range_, kind, start, end, name, join)
 
     def catalogue(
         self,
@@ -303,7 +397,7 @@ class Store:
         name: str | None = None,
     ) -> xr.Dataset:
         """Return the table of records: one row each along ``record``, in time order."""
-        return querying.catalogue(self._session(), kind, start, end, name)
+        return self._ask(querying.catalogue, kind, start, end, name)
 
     def tree(
         self,
@@ -314,21 +408,32 @@ class Store:
         name: str | None = None,
     ) -> dict[str, xr.Dataset]:
         """Return the parts of records by address, as ``xarray.DataTree.from_dict`` takes them."""
-        return querying.groups(self._session(), kind, start, end, name)
+        return self._ask(querying.groups, kind, start, end, name)
 
     def open_group(self, address: str) -> xr.Dataset:
         """Return what stands at one address of the tree."""
-        return self._session().open_group(address)
+        return self._ask(querying.open_group, address)
 
     @contextmanager
     def h5file(self) -> Iterator[Any]:
-        """Give the open ``h5py.File`` for reading; nothing of it may be kept for later."""
-        with self._session().reading() as h5file:
-            yield h5file
+        """Give the open ``h5py.File`` for reading; nothing of it may be kept for later.
+
+        Of a series it is the newest file.
+        """
+        if self._joint:
+            raise ReadOnlyError(f"{self.path}: there are several files; open one of them")
+        with ExitStack() as stack:
+            yield again(lambda: stack.enter_context(self._session().reading()))
 
     def info(self) -> dict[str, Any]:
-        """Return what is to be known of the file: counts, time span, size, versions."""
-        return querying.info(self._session())
+        """Return what is to be known of the store: counts, times, bytes, versions.
+
+        Over all files of a series, and of a view: ``records`` and ``spans`` by kind, ``start`` and
+        ``end``, ``file_size``, ``stored_bytes`` and ``logical_bytes`` (of the values, on disk and
+        in memory), ``compression_ratio``, ``dead_bytes`` (about what compaction would win),
+        ``files`` and ``per_file``, ``versions`` and ``schema_versions``.
+        """
+        return self._ask(summary.info)
 
     def plot(
         self,
@@ -396,7 +501,7 @@ class Store:
         """
         rules = retention.rules_of(retention_days, keep, kind, name)
         if dry_run:
-            return retention.select(self._session(), rules, now, model_time).ids
+            return again(lambda: retention.select(self._session(), rules, now, model_time).ids)
         with self._writing() as session:
             doomed = retention.select(session, rules, now, model_time)
             retention.clean(session, doomed, self._timeout, self._durability)
@@ -418,27 +523,51 @@ class Store:
         NoSpaceError
             The new file would not fit beside the old one.
         """
-        return compaction.compact(
-            self._writable(),
-            timeout=self._timeout,
-            durability=self._durability,
-            progress=progress,
+        return again(
+            lambda: compaction.compact(
+                self._writable(),
+                timeout=self._timeout,
+                durability=self._durability,
+                progress=progress,
+            )
         )
 
     def rotate(self) -> Path:
         """Close the file off under a new name, and go on in an empty one; return the new name.
 
-        Its records stay part of the store.
+        Its records stay part of the store: it is asked as before, and opened where a question
+        concerns it.  Ids that were given in it are not given again.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     _ = store.store(neurostore.spike_train([0.1], [1], timestamp=1.0))
+        ...     print(store.rotate().name)
+        ...     store.ids()
+        run.000001.h5
+        ['train_1.0']
         """
-        with self._exclusive() as session:
-            return lifecycle.rotate(session, self._durability)
+        rotated = again(lambda: self._rotate(self._writable()))
+        assert rotated is not None
+        return rotated
+
+    def _rotate(
+        self, session: Session, when: Callable[[int, int], bool] | None = None
+    ) -> Path | None:
+        options: dict[str, Any] = {} if when is None else {"when": when}
+        return rotation.rotate(
+            session, timeout=self._timeout, durability=self._durability, **options
+        )
 
     def check_size(self) -> bool:
-        """Rotate the file if it is larger than ``max_file_size``; tell whether it was."""
-        if self.path.stat().st_size <= self.max_file_size:
-            return False
-        self.rotate()
-        return True
+        """Rotate the file if it is past its size; tell whether it was rotated for that.
+
+        A commit does the same by itself.  True also says that one did since the last call.
+        """
+        rotated = again(lambda: self._rotate(self._writable(), self._is_full)) is not None
+        rotated, self._was_rotated = rotated or self._was_rotated, False
+        return rotated
 
     def verify(
         self,
@@ -480,9 +609,13 @@ class Store:
 
     @contextmanager
     def _exclusive(self) -> Iterator[Session]:
+        with ExitStack() as stack:
+            yield again(lambda: self._entered_alone(stack))
+
+    def _entered_alone(self, stack: ExitStack) -> Session:
         session = self._writable()
-        with session.exclusive(timeout=self._timeout, durability=self._durability):
-            yield session
+        stack.enter_context(session.exclusive(timeout=self._timeout, durability=self._durability))
+        return session
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -493,7 +626,9 @@ class Store:
         session = self._attached
         if session is not None:
             session.check_idle()
-        self._closed, self._attached = True, None
+        self._closed, self._attached, self._view = True, None, None
+        for store in self._joint:
+            store.close()
         if session is not None:
             release(session, self, close=True)
 

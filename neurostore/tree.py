@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5f, h5g, h5p
 
-from neurostore import catalogue_file, filters, h5attrs, reading, schema
+from neurostore import catalogue_file, filters, h5attrs, ledger, names, reading, schema
 from neurostore.arrays import Key, Source
 from neurostore.catalogue import Catalogue
 from neurostore.catalogue_file import GROUP, RawFile
@@ -33,6 +33,7 @@ from neurostore.errors import (
     RecordNotFoundError,
     StoreNotFoundError,
 )
+from neurostore.ledger import Ledger
 from neurostore.progress import Report
 from neurostore.rawcopy import copy_groups
 from neurostore.rebuilding import rebuild
@@ -60,6 +61,7 @@ __all__ = [
     "set_aside",
     "top_groups",
     "versions",
+    "write_ledger",
 ]
 
 H5File: TypeAlias = h5py.File
@@ -188,8 +190,8 @@ def adopt(path: Path, temporary: str) -> None:
         fresh = catalogue_file.read(h5file)
         assert fresh is not None
         found.settle(fresh)
-        if found.older:
-            catalogue_file.write_older(found, h5file)
+        if found.ledger != Ledger():
+            ledger.write(h5file, found.ledger)
         _write_catalogue(found, h5file)
 
 
@@ -216,7 +218,7 @@ def beside(path: Path, what: str) -> Path:
 
     Whoever holds the writer lock may write over what stands there.
     """
-    return path.with_name(f".{path.name[:200]}-{what}")
+    return path.with_name(names.fitted(f".{path.name}", f"-{what}"))
 
 
 def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -> None:
@@ -248,8 +250,8 @@ def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -
                     f"{path}: /{parent} has {count} records, {_count(new, parent)} in the copy"
                 )
         _keep_creation_time(old, new)
-        if fresh.older:
-            catalogue_file.write_older(fresh, new)
+        if fresh.ledger != Ledger():
+            ledger.write(new, fresh.ledger)
         fresh.state["modified"] = time.time_ns()
         _write_catalogue(fresh, new)
     os.utime(temporary, ns=(fresh.state["modified"],) * 2)
@@ -277,17 +279,28 @@ def _keep_creation_time(old: H5File, new: H5File) -> None:
         h5attrs.overwrite(new.id, b"created_at", np.array(found, np.float64))
 
 
-def build_next(path: Path, temporary: Path, rotated: str) -> None:
-    """Make at ``temporary`` the empty file that goes on where the one at ``path`` ends."""
+def build_next(temporary: Path, following: Ledger, serial: int) -> None:
+    """Make at ``temporary`` the empty file that goes on where another ends.
+
+    Parameters
+    ----------
+    following
+        Its place in the series.
+    serial
+        The number that its first record gets.
+    """
     build(str(temporary))
-    with open_native(path) as old, h5py.File(temporary, "r+", libver=("v110", "v110")) as new:
-        held = catalogue_file.read(old) or rebuild(old)
-        fresh = catalogue_file.read(new)
+    with h5py.File(temporary, "r+", libver=("v110", "v110")) as h5file:
+        fresh = catalogue_file.read(h5file)
         assert fresh is not None
-        fresh.state["serial"] = held.state["serial"]
-        fresh.older = [*held.older, rotated]
-        catalogue_file.write_older(fresh, new)
-        _write_catalogue(fresh, new)
+        fresh.state["serial"] = serial
+        ledger.write(h5file, following)
+        _write_catalogue(fresh, h5file)
+
+
+def write_ledger(h5file: H5File, found: Ledger) -> None:
+    """Note in a file that is open for writing where it stands in its series."""
+    ledger.write(h5file, found)
 
 
 class Stamper:

@@ -93,7 +93,9 @@ def test_what_is_left_is_what_it_was(path: Path) -> None:
             assert_same(store.retrieve(record_id).load(), expected)
         assert store.info()["dead_bytes"] == 0
         assert store.compact() == 0, "compacting twice wins nothing"
-    assert walk(path) == before
+    after = walk(path)
+    after["/"]["attrs"].pop("neurostore_series")  # moments of ids that are not given again
+    assert after == before
     numbers = dimension_numbers(path)
     assert len(numbers) == len(set(numbers))
 

@@ -56,7 +56,7 @@ def _contents(path: str) -> dict[str, Any]:
         with attach(Path(path), "r").reading() as h5file:
             held, found = soundness.check_catalogue(h5file)
             known = None if held is None else [asdict(row) for row in soundness.rows_of(held)]
-            older = [] if held is None else held.older
+            older = [] if held is None else [o.name for o in held.ledger.before(Path(path).name)]
             return {"rows": known, "older": older, **_found(found)}
     except Exception as error:  # noqa: BLE001 (whatever it is, it is about the file)
         return {"error": str(error) or type(error).__name__}

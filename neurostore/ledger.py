@@ -1,0 +1,211 @@
+"""Where a file stands in its series: which files came before it, and what those hold.
+
+One attribute of the root, in JSON, so that it outlives the catalogue and travels with the file.
+The spans of time in it say which older files a question concerns, and which ids may have been
+given already.  It opens no file and knows nothing of sessions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import h5py
+
+from neurostore import h5attrs, names
+from neurostore.errors import DamagedError
+
+__all__ = ["Ledger", "Older", "Seal", "Span", "read", "rotated_name", "rotated_number", "write"]
+
+_ATTRIBUTE = b"neurostore_series"
+#: Attribute of the first development versions: nothing but the names, as JSON.
+_NAMES_ONLY = b"neurostore_older_files"
+
+_NUMBERED = re.compile(r"\.(\d{6,})(\.[^.]{0,16})?$")
+#: First and last of some moments, both included.
+Span = tuple[float, float]
+#: All of time, in numbers that JSON has.
+ALWAYS: Span = (-1.7976931348623157e308, 1.7976931348623157e308)
+
+
+def joined(spans: Iterable[Span | None]) -> Span | None:
+    """Return the span over all ``spans``; None where there is none.
+
+    >>> joined([(1.0, 2.0), None, (0.0, 0.5)])
+    (0.0, 2.0)
+    """
+    present = [span for span in spans if span is not None]
+    if not present:
+        return None
+    return min(low for low, _ in present), max(high for _, high in present)
+
+
+def meets(span: Span | None, low: float, high: float) -> bool:
+    """Tell whether a span and a closed interval have a moment in common."""
+    return span is not None and span[0] <= high and low <= span[1]
+
+
+@dataclass(frozen=True)
+class Older:
+    """One file that the series was rotated to, as it was when it was closed off."""
+
+    name: str
+    file_id: tuple[int, int] = (0, 0)
+    position: int = -1
+    bytes: int = 0
+    #: Number of records, first and last moment by kind; kinds without records are left out.
+    records: Mapping[str, tuple[int, float, float]] = field(default_factory=dict)
+    #: Moments of every id that the file ever gave; None if it gave none.
+    given: Span | None = ALWAYS
+    #: Whether some of its ids do not end in the moment of their record.
+    odd: bool = True
+
+    def span(self, kinds: Sequence[str]) -> Span | None:
+        """Return the span of its records of ``kinds``."""
+        if self.position < 0:
+            return ALWAYS
+        return joined(self.records[kind][1:] for kind in kinds if kind in self.records)
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a file that is closed off knows of itself: its own name, and who goes on."""
+
+    name: str
+    head: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The series as one of its files knows it.
+
+    Parameters
+    ----------
+    series
+        Names the series, wherever its files are; empty for a file that was never rotated.
+    position
+        How many files came before this one, those that are gone included.
+    number
+        The next number for a rotated file; none is given twice.
+    forgotten
+        Moments of ids that were given and are no longer written anywhere.
+    older
+        The files before this one, the oldest first.
+    seal
+        Set when the file is closed off for good.
+    """
+
+    series: str = ""
+    position: int = 0
+    number: int = 1
+    forgotten: Span | None = None
+    older: tuple[Older, ...] = ()
+    seal: Seal | None = None
+
+    def forgetting(self, span: Span | None) -> Ledger:
+        """Return the ledger after ids at the moments of ``span`` were forgotten."""
+        return replace(self, forgotten=joined([self.forgotten, span]))
+
+    def without(self, gone: Iterable[str]) -> Ledger:
+        """Return the ledger without some of the older files, whose ids stay given."""
+        dropped = set(gone)
+        spans = [older.given for older in self.older if older.name in dropped]
+        kept = tuple(older for older in self.older if older.name not in dropped)
+        return replace(self.forgetting(joined(spans)), older=kept)
+
+    def before(self, name: str) -> tuple[Older, ...]:
+        """Return the files before this one, which is called ``name`` now, the oldest first.
+
+        A file that was rotated is alone: the newest speaks for the series.
+        """
+        return self.older if self.seal is None or self.seal.head == name else ()
+
+    def after_rotation(self, file_id: tuple[int, int]) -> list[str]:
+        """Return the names that the file of this identity may have now."""
+        return [
+            older.name
+            for older in reversed(self.older)
+            if older.file_id == file_id or older.position < 0
+        ]
+
+    def is_forgotten(self, moment: float) -> bool:
+        """Tell whether an id at this moment may have been given, and nobody can tell which."""
+        return meets(self.forgotten, moment, moment)
+
+    def _text(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+
+
+def _parsed(text: str) -> Ledger:
+    found = json.loads(text)
+    older = (_older(row) for row in found["older"])
+    seal = found["seal"]
+    return Ledger(
+        series=found["series"],
+        position=found["position"],
+        number=found["number"],
+        forgotten=_span(found["forgotten"]),
+        older=tuple(older),
+        seal=None if seal is None else Seal(**seal),
+    )
+
+
+def _older(row: dict[str, Any]) -> Older:
+    records = {kind: tuple(counted) for kind, counted in row.pop("records").items()}
+    first, second = row.pop("file_id")
+    return Older(records=records, given=_span(row.pop("given")), file_id=(first, second), **row)
+
+
+def _span(found: list[float] | None) -> Span | None:
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
+def read(h5file: h5py.File) -> Ledger:
+    """Return the ledger of a file; an empty one where it has none."""
+    try:
+        text = h5attrs.read_one(h5file.id, _ATTRIBUTE)
+        if text is not None:
+            return _parsed(str(text))
+        text = h5attrs.read_one(h5file.id, _NAMES_ONLY)
+        older = tuple(Older(name) for name in json.loads(text)) if text else ()
+        return Ledger(position=len(older), number=len(older) + 1, older=older)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DamagedError(
+            f"{h5file.filename}: its attribute {_ATTRIBUTE.decode()} cannot be read ({error!r}), "
+            "expected the JSON that rotation wrote; the files of the series are whole, one by one"
+        ) from error
+
+
+def write(h5file: h5py.File, ledger: Ledger) -> None:
+    """Put the ledger at the root of a file that is open for writing."""
+    for name in (_ATTRIBUTE, _NAMES_ONLY):
+        if h5py.h5a.exists(h5file.id, name):
+            h5py.h5a.delete(h5file.id, name)
+    h5attrs.write(h5file.id, h5attrs.pack(_ATTRIBUTE.decode(), ledger._text()))
+
+
+def rotated_name(name: str, number: int) -> str:
+    """Return the name of the file that ``name`` is rotated to.
+
+    Names of one series sort as its files came.
+
+    >>> rotated_name("run.h5", 12)
+    'run.000012.h5'
+    """
+    stem, dot, suffix = name.rpartition(".")
+    if not stem or len(suffix) > 16:
+        stem, dot, suffix = name, "", ""
+    return names.fitted(stem, f".{number:06d}{dot}{suffix}")
+
+
+def rotated_number(name: str) -> int | None:
+    """Return the number in the name of a rotated file; None where it looks like none.
+
+    >>> rotated_number("run.000012.h5"), rotated_number("run.h5")
+    (12, None)
+    """
+    found = _NUMBERED.search(name)
+    return int(found[1]) if found else None
