@@ -240,9 +240,9 @@ class HDF5Storage(_ByKind):
     file_path
         The file; it is made if it is not there, with its folder.
     compression
-        ``"gzip"``, ``"lzf"``, ``"szip"`` or None.
+        ``"gzip"``, ``"zstd"`` (with the extra ``neurostore[zstd]``), ``"lzf"``, ``"szip"`` or None.
     compression_opts
-        Level of gzip, 0 to 9; the others have none and ignore it.
+        Level of gzip, 0 to 9, or of zstd, 1 to 22; the others have none and ignore it.
     chunk_size
         A chunk of a variable holds at most ``64 * chunk_size`` values.
     max_file_size

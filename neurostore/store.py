@@ -75,7 +75,8 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
         ``"a"`` reads and writes and makes the file if need be, ``"r"`` only reads, ``"x"`` makes
         a new file and fails where there is one.
     compression, compression_opts
-        ``"gzip"`` with a level from 0 to 9, ``"lzf"``, ``"szip"`` or None.
+        ``"gzip"`` with a level from 0 to 9, ``"zstd"`` with one from 1 to 22 (it needs the extra
+        ``neurostore[zstd]``), ``"lzf"``, ``"szip"`` or None.
     chunk_size
         A chunk of a variable holds at most ``64 * chunk_size`` values.
     max_file_size

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numcodecs.fletcher32 import Fletcher32
 
+import neurostore
 from neurostore.errors import DamagedError, ValidationError
 from neurostore.filters import (
     Pipeline,
@@ -117,7 +120,13 @@ def arrays(max_side: int = 40) -> st.SearchStrategy[np.ndarray]:
 
 
 OPTIONS = st.sampled_from(
-    [(None, None), ("lzf", None), ("szip", None), *(("gzip", n) for n in range(10))]
+    [
+        (None, None),
+        ("lzf", None),
+        ("szip", None),
+        *(("gzip", n) for n in range(10)),
+        *(("zstd", n) for n in (1, 6, 22)),
+    ]
 )
 
 
@@ -399,9 +408,13 @@ def test_options(given: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
     assert check_options(*given) == expected
 
 
-@pytest.mark.parametrize("wrong", [("zip", 1), ("gzip", 10), ("gzip", -1), ("gzip", True), (1, 1)])
+@pytest.mark.parametrize(
+    "wrong", [("zip", 1), ("gzip", 10), ("gzip", -1), ("gzip", True), (1, 1), ("zstd", 0)]
+)
 def test_wrong_options_say_what_is_allowed(wrong: tuple[Any, Any]) -> None:
-    with pytest.raises(ValidationError, match=r"'gzip', 'lzf', 'szip' or None|from 0 .* to 9"):
+    with pytest.raises(
+        ValidationError, match=r"'gzip', 'lzf', 'szip', 'zstd' or None|from [01] .* to "
+    ):
         check_options(*wrong)
 
 
@@ -737,3 +750,80 @@ def test_damage_is_found_past_hdf5(tmp_path: Path, damage: str) -> None:
                 stream.truncate(start + size // 2)
         with pytest.raises(DamagedError, match=r"/noise: chunk at \(.*(checksum|file ends)"):
             read(h5file["noise"].id)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("level", [1, 3, 19])
+def test_we_read_zstd_of_others(h5file: h5py.File, shuffle: bool, level: int) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (300, 400))
+    h5file.create_dataset(
+        "x",
+        data=array,
+        chunks=(77, 100),
+        shuffle=shuffle,
+        fletcher32=True,
+        **hdf5plugin.Zstd(clevel=level),
+    )
+    same(read(h5file["x"].id), array)
+    same(read(h5file["x"].id, (slice(5, 99, 4), 7)), array[5:99:4, 7])
+
+
+def test_netcdf4_and_h5netcdf_read_zstd(tmp_path: Path) -> None:
+    code = """
+import sys, netCDF4, numpy as np
+with netCDF4.Dataset(sys.argv[1]) as nc:
+    assert (nc["learning_traces/plasticity/stdp_1.0/changes"][:].data == np.load(sys.argv[2])).all()
+"""
+    array = np.random.default_rng(0).normal(size=(300, 300))
+    np.save(tmp_path / "x.npy", array)
+    with neurostore.HDF5Storage(tmp_path / "x.h5", compression="zstd") as storage:
+        storage.store_plasticity_trace(1.0, array, "stdp")
+    group = "learning_traces/plasticity/stdp_1.0"
+    with xr.open_dataset(tmp_path / "x.h5", group=group, engine="h5netcdf") as ds:
+        assert (ds.changes == array).all()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, tmp_path / "x.h5", tmp_path / "x.npy"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "HDF5_PLUGIN_PATH": hdf5plugin.PLUGINS_PATH},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_frame_that_promises_too_much_is_damage(h5file: h5py.File) -> None:
+    array = np.zeros(1000)
+    pipeline = Pipeline("zstd", 3, False, fletcher32=False, chunks=(1000,))
+    dataset = created(h5file, array, pipeline)
+    for size in (8100, 2**40):
+        frame = b"\x28\xb5\x2f\xfd\xe0" + size.to_bytes(8, "little") + b"\x01\x00\x00"
+        dataset.write_direct_chunk((0,), frame)
+        with pytest.raises(DamagedError, match="expected at most"):
+            read(dataset)
+    for frame in (b"", b"noise that is no frame", b"\x28\xb5\x2f\xfd\x00\x58\x01\x00\x00"):
+        dataset.write_direct_chunk((0,), frame or b"\0")
+        with pytest.raises(DamagedError, match="frame"):
+            read(dataset)
+
+
+def test_zstd_without_its_package_says_what_to_install(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["hdf5plugin"] = None
+import neurostore
+try:
+    neurostore.open(sys.argv[1], compression="zstd")
+except ImportError as error:
+    assert "pip install 'neurostore[zstd]'" in str(error)
+else:
+    raise AssertionError
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, tmp_path / "x.h5"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "x.h5").exists()

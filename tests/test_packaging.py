@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Where conda-forge calls a package otherwise than PyPI does.
 CONDA_NAMES = {"isal": "python-isal", "zlib-ng": "python-zlib-ng", "matplotlib": "matplotlib-base"}
-ENVIRONMENT_EXTRAS = ("plot", "dask", "test")
+ENVIRONMENT_EXTRAS = ("plot", "dask", "zstd", "test")
 
 
 def normal(requirement: str) -> str:
@@ -54,7 +54,7 @@ def test_environment_lists_what_the_project_requires() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    declared = {name_of(r) for r in required("plot", "dask", "interop", "zarr")}
+    declared = {name_of(r) for r in required("plot", "dask", "zstd", "interop", "zarr")}
     # pandas is xarray's; Brian2 is no extra while its newest release forbids NumPy 2.4.
     declared |= {"pandas", "brian2"}
     undeclared = set()

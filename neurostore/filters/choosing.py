@@ -8,6 +8,7 @@ shapes are given; nothing is written here.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,12 +77,15 @@ def trial(array: Array, chunks: tuple[int, ...], level: int) -> Choice:
     return _smallest(sample, level) if level >= ARCHIVE_LEVEL else _fastest(sample, level)
 
 
-def prefers_shuffle(array: Array, chunks: tuple[int, ...]) -> bool:
-    """Whether a shuffle helps an encoder that only HDF5 has."""
+def prefers_shuffle(
+    array: Array, chunks: tuple[int, ...], pack: Callable[[Any], Any] = ISAL.whole
+) -> bool:
+    """Whether a shuffle helps another compression than that of gzip."""
     if array.size == 0 or array.itemsize == 1:
         return array.itemsize > 1
     sample = _Sample(_sample(array, chunks, _SAMPLE_BYTES))
-    return sample.shuffled(ISAL) < sample.plain(ISAL)
+    encoder = Encoder("", pack)
+    return sample.shuffled(encoder) < sample.plain(encoder)
 
 
 class _Sample:

@@ -9,12 +9,13 @@ from typing import Any
 
 import deflate
 import numpy as np
+from numcodecs import zstd
 
 from .checksum import fletcher32
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-CODEC_ERRORS = (deflate.DeflateError, ValueError)
+CODEC_ERRORS = (deflate.DeflateError, ValueError, RuntimeError)
 
 
 def checked(data: Any) -> bytearray:
@@ -37,3 +38,30 @@ def verified(data: Any) -> Any:
 def inflated(data: Any, limit: int) -> Any:
     """Undo one zlib stream of at most ``limit`` bytes; its own checksum is verified too."""
     return deflate.zlib_decompress(data, limit)
+
+
+def zstd_packed(data: Any, level: int) -> bytearray:
+    """Make one Zstandard frame, which tells how long its content is."""
+    return bytearray(zstd.compress(np.ascontiguousarray(data), level))
+
+
+def zstd_unpacked(data: Any, limit: int) -> Any:
+    """Undo one Zstandard frame of at most ``limit`` bytes."""
+    size = _zstd_size(data)
+    if size > limit:
+        raise ValueError(f"a Zstandard frame of {size} bytes, expected at most {limit}")
+    return zstd.decompress(data, np.empty(size, np.uint8)) if size else b""
+
+
+def _zstd_size(data: Any) -> int:
+    """Length of the content as the frame's header tells it (RFC 8878, 3.1.1.1)."""
+    head = bytes(memoryview(data)[:18])
+    if head[:4] != b"\x28\xb5\x2f\xfd" or len(head) < 6:
+        raise ValueError("not a Zstandard frame")
+    flags = head[4]
+    single, width = flags >> 5 & 1, flags >> 6
+    length = 1 << width if width or single else 0
+    start = 5 + (1 - single) + (0, 1, 2, 4)[flags & 3]
+    if not length or len(head) < start + length:
+        raise ValueError("a Zstandard frame that does not tell its length")
+    return int.from_bytes(head[start : start + length], "little") + (256 if width == 1 else 0)

@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import h5py
 import numpy as np
 
 from ..errors import ValidationError
+from ..optional import needs
 from .blocks import Blocks, first, fitting
 from .choosing import Choice, prefers_shuffle, trial
+from .codec import zstd_packed
 from .encoders import Encoder, libdeflate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-CODECS = ("gzip", "lzf", "szip")
+CODECS = ("gzip", "lzf", "szip", "zstd")
+#: Number of Zstandard in the HDF Group's list of registered filters.
+ZSTD = 32015
 COMPACT_BYTES = 1024
 VALUES_PER_CHUNK_SIZE = 64
 
 _GZIP_LEVEL = 4
+_ZSTD_LEVEL = 3
+#: Of a filter the lowest, the highest and the usual level.
+_LEVELS = {"gzip": (0, 9, _GZIP_LEVEL), "zstd": (1, 22, _ZSTD_LEVEL)}
 # HDF5 stores the size of a chunk in 32 bits.
 _CHUNK_BYTES = 2**32 - 1
 # szip packs blocks of eight values; a chunk with fewer cannot be created.
@@ -37,10 +44,10 @@ class Pipeline:
 
     Parameters
     ----------
-    codec : {"gzip", "lzf", "szip"} or None
+    codec : {"gzip", "lzf", "szip", "zstd"} or None
         Compression filter.
     level : int or None
-        Level of gzip, 0 to 9; None for the others.
+        Level of gzip, 0 to 9, or of zstd, 1 to 22; None for the others.
     shuffle : bool
         Whether the bytes of the values are transposed before compression.
     fletcher32 : bool
@@ -88,6 +95,9 @@ class Pipeline:
             dcpl.set_deflate(_GZIP_LEVEL if self.level is None else self.level)
         elif self.codec == "lzf":
             dcpl.set_filter(h5py.h5z.FILTER_LZF, h5py.h5z.FLAG_OPTIONAL)
+        elif self.codec == "zstd":
+            level = _ZSTD_LEVEL if self.level is None else self.level
+            dcpl.set_filter(ZSTD, h5py.h5z.FLAG_OPTIONAL, (level,))
         elif self.codec == "szip":
             dcpl.set_szip(h5py.h5z.SZIP_NN_OPTION_MASK, _SZIP_BLOCK)
         if self.fletcher32:
@@ -96,7 +106,7 @@ class Pipeline:
     @property
     def by_hand(self) -> bool:
         """Whether this module, and not HDF5, encodes the chunks."""
-        return self.chunks is not None and self.codec in (None, "gzip")
+        return self.chunks is not None and self.codec in (None, "gzip", "zstd")
 
     @property
     def packing(self) -> Choice:
@@ -118,16 +128,24 @@ def check_options(compression: Any, compression_opts: Any) -> tuple[str | None, 
 
     Parameters
     ----------
-    compression : {"gzip", "lzf", "szip"} or None
-        Compression filter; None stores the values as they are, with a checksum.
+    compression : {"gzip", "lzf", "szip", "zstd"} or None
+        Compression filter; None stores the values as they are, with a checksum. "zstd" needs the
+        extra ``neurostore[zstd]``, so that h5py can read what is written.
     compression_opts : int or None
-        Level of gzip, 0 to 9; None means 4, as in h5py. The other filters have no level and
-        ignore it.
+        Level of gzip, 0 to 9, None meaning 4 as in h5py; level of zstd, 1 to 22, None meaning 3.
+        The other filters have no level and ignore it.
 
     Returns
     -------
     tuple of (str or None, int or None)
         Filter and level.
+
+    Raises
+    ------
+    ValidationError
+        There is no such filter or level.
+    MissingPackageError
+        The filter needs a package that is not installed.
 
     Examples
     --------
@@ -137,17 +155,21 @@ def check_options(compression: Any, compression_opts: Any) -> tuple[str | None, 
     allowed = ", ".join(map(repr, CODECS))
     if compression is not None and compression not in CODECS:
         raise ValidationError(f"compression: expected {allowed} or None, got {compression!r}")
-    if compression != "gzip":
+    if compression not in _LEVELS:
         return compression, None
+    low, high, usual = _LEVELS[compression]
+    if compression == "zstd":
+        with needs("zstd", "compression='zstd'"):
+            import hdf5plugin  # noqa: F401 (registers the filter with HDF5)
     if compression_opts is None:
-        return "gzip", _GZIP_LEVEL
+        return compression, usual
     number = isinstance(compression_opts, int | np.integer)
-    if not number or isinstance(compression_opts, bool) or not 0 <= compression_opts <= 9:
+    if not number or isinstance(compression_opts, bool) or not low <= compression_opts <= high:
         raise ValidationError(
-            f"compression_opts: expected an integer from 0 (fast) to 9 (small) or None for gzip, "
-            f"got {compression_opts!r}"
+            f"compression_opts: expected an integer from {low} (fast) to {high} (small) or None "
+            f"for {compression}, got {compression_opts!r}"
         )
-    return "gzip", int(compression_opts)
+    return compression, int(compression_opts)
 
 
 @lru_cache(maxsize=1024)
@@ -264,6 +286,10 @@ def choose(
         return Pipeline(compression, None, shuffle=False, chunks=chunks)
     if compression == "lzf":
         return Pipeline("lzf", None, shuffle=prefers_shuffle(array, chunks), chunks=chunks)
+    if compression == "zstd":
+        level = _ZSTD_LEVEL if level is None else level
+        shuffle = prefers_shuffle(array, chunks, partial(zstd_packed, level=level))
+        return Pipeline("zstd", level, shuffle=shuffle, chunks=chunks)
     level = _GZIP_LEVEL if level is None else level
     choice = trial(array, chunks, level)
     return Pipeline("gzip", level, shuffle=choice.shuffle, chunks=chunks, choice=choice)

@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 
 from ..errors import DamagedError, ValidationError
-from .codec import CODEC_ERRORS, Array, inflated, verified
+from .codec import CODEC_ERRORS, Array, inflated, verified, zstd_unpacked
+from .pipeline import ZSTD
 from .planes import place_planes, unpacked_into, unshuffled
 from .threads import each
 
@@ -156,7 +157,7 @@ class _Plan:
         return self.filters[:1] == (shuffle,) and codes == [h5py.h5z.FILTER_DEFLATE]
 
 
-_KNOWN = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
+_KNOWN = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32, ZSTD)
 # A chunk that its filters made larger than its values is odd beyond this.
 _SLACK = 1024
 #: Below it, asking for the descriptor costs more than it saves.
@@ -345,6 +346,8 @@ def _undone(data: Any, code: int, size: int, plan: _Plan) -> Any:
     if code == h5py.h5z.FILTER_DEFLATE:
         # A checksum that was taken before compression is still inside.
         return inflated(data, plan.nbytes + 4 * len(plan.filters))
+    if code == ZSTD:
+        return zstd_unpacked(data, plan.nbytes + 4 * len(plan.filters))
     return unshuffled(data, size)
 
 

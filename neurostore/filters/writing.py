@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from .blocks import Blocks, pieces
-from .codec import Array, checked
+from .codec import Array, checked, zstd_packed
 from .pipeline import Pipeline
 from .planes import packed, shuffled
 from .threads import each
@@ -184,11 +184,20 @@ def _packed(block: Array, pipeline: Pipeline) -> Any:
     if pipeline.shuffle and pipeline.codec == "gzip":
         return packed(block, chunks, choice.encoder, choice.noise, choice.noise_share)
     if pipeline.shuffle:
-        return shuffled(block, chunks).reshape(-1)
+        return _compressed(shuffled(block, chunks).reshape(-1), pipeline)
     if block.shape == chunks:
         plain = np.ascontiguousarray(block)
     else:
         plain = np.zeros(chunks, block.dtype)
         plain[tuple(map(slice, block.shape))] = block
     data = plain.reshape(-1).view(np.uint8)
-    return choice.encoder.whole(data) if pipeline.codec == "gzip" else data
+    return _compressed(data, pipeline)
+
+
+def _compressed(data: Array, pipeline: Pipeline) -> Any:
+    """Compress what lies in its final order already."""
+    if pipeline.codec == "gzip":
+        return pipeline.packing.encoder.whole(data)
+    if pipeline.codec == "zstd":
+        return zstd_packed(data, pipeline.level or 3)
+    return data
