@@ -1,17 +1,23 @@
 """Attributes of HDF5 objects, read and written by the low-level calls.
 
 h5py's attribute manager costs 50 us an attribute; a record has about twenty.  Text is written
-with a fixed length, because HDF5 keeps no checksum over strings of varying length.
+with a fixed length, because HDF5 keeps no checksum over strings of varying length.  Nor does it
+keep one over values of more than 4 KB that it stores outside the object header (the "huge objects"
+of its fractal heap), so these are given one, in an attribute beside them.
 """
 
 from __future__ import annotations
 
+import zlib
 from functools import lru_cache
 from typing import Any
 
 import h5py
 import numpy as np
 from h5py import h5a, h5s, h5t
+
+from neurostore.errors import DamagedError
+from neurostore.types import CRC_PREFIX
 
 __all__ = [
     "Packed",
@@ -47,6 +53,10 @@ HIDDEN = frozenset(
 )
 
 
+_CRC = CRC_PREFIX.encode()
+_LONG = 4000
+
+
 def pack(name: str, value: Any) -> Packed:
     """Return an attribute in hashable form: text as bytes, numbers as (dtype, shape, bytes)."""
     if isinstance(value, str):
@@ -58,6 +68,9 @@ def pack(name: str, value: Any) -> Packed:
 def write(location: Any, attribute: Packed) -> h5a.AttrID:
     """Create an attribute of the object ``location``, and return it."""
     name, value, is_text = attribute
+    raw = value if is_text else value[2]
+    if len(raw) > _LONG:
+        write(location, pack(CRC_PREFIX + name.decode(), np.uint32(zlib.crc32(raw))))
     if is_text:
         kind = _text_type(len(value))
         made = h5a.create(location, name, kind, _SCALAR)
@@ -118,9 +131,9 @@ def read_all(location: Any, skip: frozenset[bytes] = frozenset()) -> list[tuple[
     names: list[bytes] = []
     h5a.iterate(location, names.append)
     return [
-        (name.decode(), _value(h5a.open(location, name)))
+        (name.decode(), _checked(location, name))
         for name in names
-        if name not in HIDDEN and name not in skip
+        if name not in HIDDEN and name not in skip and not name.startswith(_CRC)
     ]
 
 
@@ -139,7 +152,25 @@ def packed(location: Any, skip: frozenset[bytes] = frozenset()) -> list[Packed]:
 
 def read_one(location: Any, name: bytes) -> Any:
     """Return one attribute, or None where it is absent."""
-    return _value(h5a.open(location, name)) if h5a.exists(location, name) else None
+    return _checked(location, name) if h5a.exists(location, name) else None
+
+
+def _checked(location: Any, name: bytes) -> Any:
+    """Return a value; a long one only if it agrees with its checksum."""
+    value = _value(h5a.open(location, name))
+    if isinstance(value, str):
+        raw = value.encode("utf-8", "surrogateescape") if 4 * len(value) > _LONG else b""
+    else:
+        raw = value.tobytes() if isinstance(value, np.ndarray) else b""
+    if len(raw) > _LONG and h5a.exists(location, _CRC + name):
+        expected = _value(h5a.open(location, _CRC + name))
+        if zlib.crc32(raw) != expected:
+            raise DamagedError(
+                f"attribute {name.decode()!r}: the CRC-32 of its {len(raw)} bytes is "
+                f"{zlib.crc32(raw):#x}, expected {int(expected):#x}: it is damaged, or another "
+                f"program changed it; if the change is right, delete {CRC_PREFIX + name.decode()!r}"
+            )
+    return value
 
 
 def _value(attribute: Any) -> Any:

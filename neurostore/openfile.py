@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from neurostore import catalogue_file, journal, osio, overlay, safefile, tree
 from neurostore.catalogue import Catalogue
+from neurostore.damage import naming_damage
 from neurostore.errors import (
     ClosedError,
     HDF5StorageError,
@@ -188,8 +189,9 @@ class OpenFile:
             else:
                 self._catalogue = None
         if self._catalogue is None:
-            found = catalogue_file.read(h5file)
-            self._catalogue = found if found is not None else rebuild(h5file)
+            with naming_damage(f"{self.path}: its catalogue and its groups cannot be read"):
+                found = catalogue_file.read(h5file)
+                self._catalogue = found if found is not None else rebuild(h5file)
             self._catalogue_of = h5file
             self._templates = {}
         return self._catalogue
@@ -210,7 +212,8 @@ class OpenFile:
                 self._reader = safefile.open_h5(self._overlay, write=False)
             else:
                 self._reader = tree.open_native(self.path)
-            self._remember_state(self._reader)
+            with naming_damage(f"{self.path}: its root group cannot be read"):
+                self._remember_state(self._reader)
             self._reader_state = self._state()
         return self._reader
 

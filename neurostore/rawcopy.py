@@ -20,8 +20,9 @@ from h5py import h5a, h5d, h5ds, h5g, h5l, h5o, h5p, h5r, h5s, h5t
 
 from neurostore import h5attrs
 from neurostore.errors import StoreError
+from neurostore.scales import referrers
 
-__all__ = ["copy_groups"]
+__all__ = ["copy_groups", "copy_item"]
 
 #: Attributes that hold references; attaching the scales writes them.
 _REFERENCES = frozenset({b"DIMENSION_LIST", b"REFERENCE_LIST"})
@@ -211,6 +212,14 @@ def copy_groups(
     return run.next_number
 
 
+def copy_item(source: h5g.GroupID, target: h5g.GroupID, link: bytes, first_number: int) -> int:
+    """Copy what stands at ``link`` of one group into another, as `copy_groups` does."""
+    run = _Copy(first_number, lambda: None)
+    run.object(source, target, link)
+    run.finish()
+    return run.next_number
+
+
 def _wiring(group: h5g.GroupID) -> _Wiring | None:
     """Return how a stamped group is wired; None where it is more, or less, than one whole."""
     if not all(h5a.exists(group, name) for name in _STAMPS):
@@ -225,12 +234,13 @@ def _wiring(group: h5g.GroupID) -> _Wiring | None:
         opened[link] = item
     scales = {_address(item): link for link, item in opened.items() if h5ds.is_scale(item)}
     names = frozenset(scales.values())
+    links = {_address(item): link for link, item in opened.items()}
     attached = []
-    for link, item in opened.items():
-        for axis, address in _attached(item) if link not in names else ():
-            if address not in scales:
+    for scale in names:
+        for address, axis in referrers(opened[scale]):
+            if address not in links:
                 return None
-            attached.append((link, axis, scales[address]))
+            attached.append((links[address], axis, scale))
     return _Wiring(tuple(opened), names, tuple(attached))
 
 

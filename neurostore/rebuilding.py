@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import h5py
+from h5py import h5d, h5g, h5o
 
 from neurostore import catalogue_file, h5attrs, ledger
 from neurostore.catalogue import Catalogue
+from neurostore.damage import UNREADABLE
+from neurostore.records import LINK_ATTR, ORIGINAL_NAME
 from neurostore.schema import KINDS, Kind
 
 __all__ = ["FOREIGN", "add_kind", "rebuild"]
@@ -27,7 +30,7 @@ def rebuild(h5file: h5py.File) -> Catalogue:
     """Return the catalogue of a file from its groups."""
     found = Catalogue()
     found.ledger = ledger.read(h5file)
-    with contextlib.suppress(KeyError, OSError, ValueError, RuntimeError):
+    with contextlib.suppress(*UNREADABLE):
         catalogue_file.read_state(h5file, found)
     if found.state["removed"]:  # under which ids is not to be known any more
         found.ledger = found.ledger.forgetting(ledger.ALWAYS)
@@ -60,20 +63,50 @@ def _foreign_row(parent: h5py.Group, leaf: str, kind: Kind) -> dict[str, Any] | 
     if parent.get(leaf, getlink=True).__class__ is not h5py.HardLink:
         return None
     stem, _, stamp = leaf.rpartition("_")
+    moment = stamp.partition("~")[0]
     try:
-        item = parent[leaf]
-    except (KeyError, OSError, RuntimeError):  # damaged: known by its name, and named when read
-        return _row_of(stamp.partition("~")[0], stem if kind.label else "", 0, FOREIGN)
+        return _told_row(parent[leaf], kind, stem, moment)
+    except UNREADABLE:  # damaged: known by its name, and named when it is read
+        return _row_of(moment, stem if kind.label else "", 0, FOREIGN)
+
+
+def _told_row(
+    item: h5py.Group | h5py.Dataset, kind: Kind, stem: str, moment: str
+) -> dict[str, Any] | None:
     timestamp = h5attrs.read_one(item.id, b"timestamp")
     if isinstance(item, h5py.Group) and "timestamp" in item:
         timestamp = item["timestamp"][()]
-    name = h5attrs.read_one(item.id, kind.label.encode()) if kind.label else None
     return _row_of(
-        timestamp if timestamp is not None else stamp.partition("~")[0],
-        str(name) if name is not None else (stem if kind.label else ""),
+        timestamp if timestamp is not None else moment,
+        _name(item, kind, stem),
         _foreign_length(item, kind),
         int(h5attrs.read_one(item.id, b"schema_version") or FOREIGN),
     )
+
+
+def _name(item: h5py.Group | h5py.Dataset, kind: Kind, stem: str) -> str:
+    """Return the user-given name of a record; of layers, the names of all of them."""
+    if kind.label is not None:
+        name = h5attrs.read_one(item.id, kind.label.encode())
+        return stem if name is None else str(name)
+    if kind.mapping != "variables" or not h5py.h5a.exists(item.id, b"schema_version"):
+        return ""
+    auxiliary = str(h5attrs.read_one(item.id, b"coordinates") or "").split()
+    layers = (
+        (link, dataset)
+        for link, dataset in item.items()
+        if isinstance(dataset, h5py.Dataset) and not dataset.is_scale and link not in auxiliary
+    )
+    return ",".join(_own_name(dataset, link) for link, dataset in layers)
+
+
+def _own_name(dataset: h5py.Dataset, link: str) -> str:
+    """Return the name that the user gave to what stands at a link."""
+    for attribute in (ORIGINAL_NAME, LINK_ATTR):
+        found = h5attrs.read_one(dataset.id, attribute.encode())
+        if found is not None:
+            return str(found)
+    return link
 
 
 def _row_of(timestamp: Any, name: str, length: int, version: int) -> dict[str, Any] | None:
@@ -95,13 +128,20 @@ def _foreign_length(item: h5py.Group | h5py.Dataset, kind: Kind) -> int:
 
 
 def _highest_number(h5file: h5py.File) -> int:
-    highest = -1
-
-    def look(_: str, item: Any) -> None:
-        nonlocal highest
-        number = h5attrs.read_one(item.id, b"_Netcdf4Dimid")
-        if number is not None:
-            highest = max(highest, int(number))
-
-    h5file.visititems(look)
+    """Return the highest netCDF dimension number; what cannot be opened has none."""
+    highest, seen, pending = -1, set(), [h5file.id]
+    while pending:
+        group = pending.pop()
+        with contextlib.suppress(*UNREADABLE):
+            for link in group:
+                with contextlib.suppress(*UNREADABLE):
+                    item = h5o.open(group, link)
+                    if isinstance(item, h5g.GroupID):
+                        address = h5o.get_info(item).addr
+                        if address not in seen:
+                            seen.add(address)
+                            pending.append(item)
+                    elif isinstance(item, h5d.DatasetID):
+                        number = h5attrs.read_one(item, b"_Netcdf4Dimid")
+                        highest = max(highest, -1 if number is None else int(number))
     return highest

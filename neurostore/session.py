@@ -22,6 +22,7 @@ import xarray as xr
 from neurostore import osio, reading, schema, tree
 from neurostore.arrays import Key, Place, Wanted
 from neurostore.catalogue import Catalogue, Entry, Taken
+from neurostore.damage import naming_damage
 from neurostore.errors import (
     DamagedError,
     HDF5StorageError,
@@ -169,7 +170,7 @@ class Session(OpenFile):
         trusted = self.is_untouched() and entry.serial >= held.state["trusted_from"]
         code = int(row["structure"]) if trusted else 0
         known = self._templates.get(code) if code else None
-        try:
+        with naming_damage(f"{self.path}: the record {entry.id!r} is damaged"):
             if known is not None:
                 elastic, length = entry.kind.elastic, int(row["length"])
                 addresses = [f"{path}/{entry.id}" for path in known]
@@ -192,17 +193,12 @@ class Session(OpenFile):
             if code:
                 self._templates[code] = found
             return {f"{path}/{entry.id}": part for path, part in found.items()}
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            # A header that fails its checksum is a KeyError to h5py.
-            raise DamagedError(
-                f"{self.path}: the record {entry.id!r} is damaged: {error}"
-            ) from error
 
     def open_group(self, address: str) -> xr.Dataset:
         """Return what stands at one address of the tree, lazily."""
         plain = address.strip("/")
         kind = _kind_at(plain)
-        with self.reading() as h5file:
+        with self.reading() as h5file, naming_damage(f"{self.path}: /{plain}"):
             if not tree.has(h5file, plain):
                 raise RecordNotFoundError(f"{self.path}: nothing stands at /{plain}")
             held = self.catalogue
@@ -223,12 +219,12 @@ class Session(OpenFile):
 
     def created_at(self) -> float:
         """Return when the file was made, in seconds since 1970."""
-        with self.reading() as h5file:
+        with self.reading() as h5file, naming_damage(f"{self.path}: its root group"):
             return tree.created_at(h5file, self.path)
 
     def top_groups(self) -> list[str]:
         """Return the names of the groups at the top of the tree, the catalogue left out."""
-        with self.reading() as h5file:
+        with self.reading() as h5file, naming_damage(f"{self.path}: its root group"):
             return tree.top_groups(h5file)
 
 

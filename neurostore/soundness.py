@@ -77,6 +77,7 @@ class Row:
     version: int
     stored_bytes: int
     structure: str
+    labels: int
 
 
 @dataclass
@@ -132,6 +133,7 @@ def rows_of(held: Catalogue) -> list[Row]:
                 version=int(row["version"]),
                 stored_bytes=int(row["stored_bytes"]),
                 structure=held.text(int(row["structure"])),
+                labels=int(row["labels"]),
             )
         )
     return found

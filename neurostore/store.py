@@ -22,9 +22,9 @@ from neurostore import (
     rotation,
     series,
     summary,
-    verify,
     views,
 )
+from neurostore import verify as checkup
 from neurostore.combining import JOINS, Join
 from neurostore.errors import (
     ClosedError,
@@ -574,10 +574,10 @@ class Store:
         self,
         *,
         series: bool = True,
-        time_limit: float = verify.TIME_LIMIT,
-        memory_limit: int = verify.MEMORY_LIMIT,
-        progress: verify.Progress | None = None,
-    ) -> verify.Report:
+        time_limit: float = checkup.TIME_LIMIT,
+        memory_limit: int = checkup.MEMORY_LIMIT,
+        progress: checkup.Progress | None = None,
+    ) -> checkup.Report:
         """Check every record, in another process, because a damaged file can crash or hang HDF5.
 
         Parameters
@@ -600,9 +600,58 @@ class Store:
         'train_12.5'
         1 record in 1 file: all sound
         """
-        return verify.verify(
+        return checkup.verify(
             self._session().path,
             series_too=series,
+            time_limit=time_limit,
+            memory_limit=memory_limit,
+            progress=progress,
+        )
+
+    def repair(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        series: bool = True,
+        changed: bool = False,
+        time_limit: float = checkup.TIME_LIMIT,
+        memory_limit: int = checkup.MEMORY_LIMIT,
+        progress: checkup.Progress | None = None,
+    ) -> checkup.Repair:
+        """Copy every intact record into a new file; the store stays as it is.
+
+        Where the file is too damaged to be opened, call ``neurostore.verify.repair`` with its path.
+
+        Parameters
+        ----------
+        target
+            The new file; nothing stands there yet.
+        series
+            Whether the records of rotated files are copied, too.
+        changed
+            Copy also records that another program edited, and give them a new content hash.
+        time_limit, memory_limit, progress
+            As for :meth:`verify`.
+
+        Raises
+        ------
+        StoreExistsError
+            Something stands at ``target``.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
+        ...     print(store.repair(tmp / "sound.h5"))
+        'train_12.5'
+        1 record copied, 0 lost
+        """
+        return checkup.repair(
+            self._session().path,
+            target,
+            series_too=series,
+            changed=changed,
             time_limit=time_limit,
             memory_limit=memory_limit,
             progress=progress,

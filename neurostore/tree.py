@@ -25,6 +25,7 @@ from neurostore import catalogue_file, filters, h5attrs, ledger, names, reading,
 from neurostore.arrays import Key, Source
 from neurostore.catalogue import Catalogue
 from neurostore.catalogue_file import GROUP, RawFile
+from neurostore.damage import naming_damage
 from neurostore.errors import (
     DamagedError,
     LockTimeoutError,
@@ -61,6 +62,7 @@ __all__ = [
     "set_aside",
     "top_groups",
     "versions",
+    "write_catalogue",
     "write_ledger",
 ]
 
@@ -192,10 +194,10 @@ def adopt(path: Path, temporary: str) -> None:
         found.settle(fresh)
         if found.ledger != Ledger():
             ledger.write(h5file, found.ledger)
-        _write_catalogue(found, h5file)
+        write_catalogue(found, h5file)
 
 
-def _write_catalogue(catalogue: Catalogue, h5file: H5File) -> None:
+def write_catalogue(catalogue: Catalogue, h5file: H5File) -> None:
     """Write to a file that is open with HDF5's own driver, and let HDF5 place it first."""
     h5file.flush()
     with open(h5file.filename, "r+b", buffering=0) as stream:
@@ -253,7 +255,7 @@ def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -
         if fresh.ledger != Ledger():
             ledger.write(new, fresh.ledger)
         fresh.state["modified"] = time.time_ns()
-        _write_catalogue(fresh, new)
+        write_catalogue(fresh, new)
     os.utime(temporary, ns=(fresh.state["modified"],) * 2)
 
 
@@ -295,7 +297,7 @@ def build_next(temporary: Path, following: Ledger, serial: int) -> None:
         assert fresh is not None
         fresh.state["serial"] = serial
         ledger.write(h5file, following)
-        _write_catalogue(fresh, h5file)
+        write_catalogue(fresh, h5file)
 
 
 def write_ledger(h5file: H5File, found: Ledger) -> None:
@@ -411,10 +413,12 @@ def read_values(
     h5file: H5File, where: str, address: str, selection: Key | None
 ) -> np.ndarray[Any, Any]:
     """Return values of one dataset as they are on disk; ``where`` names the file in errors."""
-    try:
-        return filters.read(_dataset(h5file, where, address), selection)
-    except DamagedError as error:
-        raise DamagedError(f"{where}: {address}: {error}") from error
+    dataset = _dataset(h5file, where, address)
+    with naming_damage(f"{where}: {address}"):
+        try:
+            return filters.read(dataset, selection)
+        except DamagedError as error:
+            raise DamagedError(f"{where}: {address}: {error}") from error
 
 
 def fill_values(
@@ -422,18 +426,29 @@ def fill_values(
 ) -> None:
     """Fill arrays with values of many datasets, as they are on disk."""
     opened = ((_dataset(h5file, where, address), *rest) for address, *rest in wanted)
-    try:
-        filters.read_many(opened)
-    except DamagedError as error:
-        raise DamagedError(f"{where}: {error}") from error
+    with naming_damage(where):
+        try:
+            filters.read_many(opened)
+        except DamagedError as error:
+            said = str(error).removeprefix(f"{where}: ")
+            raise DamagedError(f"{where}: {said}") from error
 
 
 def _dataset(h5file: H5File, where: str, address: str) -> h5d.DatasetID:
+    with naming_damage(f"{where}: {address}"):
+        try:
+            return h5d.open(h5file.id, address.encode())
+        except KeyError:
+            if _is_linked(h5file, address):  # it is there, and its header fails its checksum
+                raise
+            raise RecordNotFoundError(
+                f"{where}: {address} is not there any more; it was removed after it was opened"
+            ) from None
+
+
+def _is_linked(h5file: H5File, address: str) -> bool:
     try:
-        return h5d.open(h5file.id, address.encode())
-    except KeyError as error:
-        if h5file.get(address, getlink=True) is not None:  # there, and fails its checksum
-            raise DamagedError(f"{where}: {address}: {error}") from error
-        raise RecordNotFoundError(
-            f"{where}: {address} is not there any more; it was removed after it was opened"
-        ) from None
+        h5file.id.links.get_info(address.encode())
+    except KeyError:
+        return False
+    return True

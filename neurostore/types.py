@@ -36,6 +36,8 @@ DTYPE_ATTR = "_neurostore_dtype"
 JSON_ATTR = "_neurostore_attrs"
 #: Attribute with the name in memory, where the link name had to be escaped.
 LINK_ATTR = "_neurostore_name"
+#: Where the CRC-32 of a long attribute stands: here, and then its name.
+CRC_PREFIX = "_neurostore_crc32_"
 #: Names that HDF5, netCDF-4, xarray or this package write on their own account.
 RESERVED_ATTRS = frozenset(
     {
@@ -396,6 +398,7 @@ def _is_native(name: str, value: Any) -> bool:
         or "/" in name
         or "\0" in name
         or len(name.encode()) > 200
+        or name.startswith(CRC_PREFIX)
     ):
         return False
     if isinstance(value, str):

@@ -9,7 +9,8 @@ checking goes on with the next one.  What is wrong with a record is found by
 from __future__ import annotations
 
 from .checking import MEMORY_LIMIT, TIME_LIMIT, Progress, verify
-from .report import Finding, RecordReport, Report
+from .repairing import repair
+from .report import Finding, RecordReport, Repair, Report
 
 __all__ = [
     "MEMORY_LIMIT",
@@ -17,6 +18,8 @@ __all__ = [
     "Finding",
     "Progress",
     "RecordReport",
+    "Repair",
     "Report",
+    "repair",
     "verify",
 ]

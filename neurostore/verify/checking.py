@@ -14,7 +14,18 @@ from neurostore.schema import KINDS
 from .helper import Died, Helper
 from .report import Finding, RecordReport, Report
 
-__all__ = ["MEMORY_LIMIT", "TIME_LIMIT", "Contents", "Progress", "contents", "series", "verify"]
+__all__ = [
+    "MEMORY_LIMIT",
+    "TIME_LIMIT",
+    "Contents",
+    "Progress",
+    "check",
+    "check_files",
+    "contents",
+    "report",
+    "series",
+    "verify",
+]
 
 #: Called with the number of records done and of all records.
 Progress = Callable[[int, int], object]
@@ -36,6 +47,8 @@ class Contents:
     unlisted: set[tuple[str, str]] = field(default_factory=set)
     #: Who uses a netCDF dimension number: an id, or the catalogue.
     owners: dict[int, str] = field(default_factory=dict)
+    #: Groups at the top of the file that hold no records.
+    others: list[str] = field(default_factory=list)
 
     def add(self, check: str, message: str, address: str = "") -> None:
         """Note something wrong with the file as a whole."""
@@ -97,6 +110,13 @@ def check(
 ) -> Report:
     """Check all records with a helper; see `verify`."""
     files = list(series(helper, Path(path), series_too, time_limit))
+    return report(files, check_files(helper, files, time_limit, progress))
+
+
+def check_files(
+    helper: Helper, files: list[Contents], time_limit: float, progress: Progress | None
+) -> list[RecordReport]:
+    """Return what is to be said of every record of the files."""
     total = sum(len(each.rows) for each in files)
     reports: list[RecordReport] = []
     for each in files:
@@ -104,6 +124,11 @@ def check(
             reports.append(_record(helper, each, row, time_limit))
             if progress is not None:
                 progress(len(reports), total)
+    return reports
+
+
+def report(files: list[Contents], reports: list[RecordReport]) -> Report:
+    """Put together what was found."""
     findings = tuple(finding for each in files for finding in each.findings)
     return Report(tuple(each.path for each in files), tuple(reports), findings)
 
@@ -132,7 +157,7 @@ def contents(helper: Helper, path: Path, time_limit: float) -> Contents:
         if "error" in answer:
             found.add("file", answer["error"])
             return found
-        found.older = answer["older"]
+        found.older, found.others = answer["older"], answer["others"]
         for problem in answer["problems"]:
             found.add(problem["check"], problem["message"], problem["address"])
         _own(found, answer["numbers"], "the catalogue")

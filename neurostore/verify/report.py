@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Finding", "RecordReport", "Report"]
+__all__ = ["Finding", "RecordReport", "Repair", "Report"]
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,49 @@ class Report:
             "records": [asdict(r) | {"ok": r.ok, "status": r.status} for r in self.records],
             "findings": [asdict(finding) for finding in self.findings],
         }
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What repair saved, and what it could not.
+
+    Attributes
+    ----------
+    target
+        Path of the new file.
+    copied
+        Ids of the records in it.
+    lost
+        The other records, each with what is wrong with it.
+    findings
+        What was wrong with the old file as a whole.
+    left_out
+        Groups at the top of the old file that hold no records and were not copied.
+    """
+
+    target: str
+    copied: tuple[str, ...]
+    lost: tuple[RecordReport, ...]
+    findings: tuple[Finding, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every record was saved."""
+        return not self.lost
+
+    def summary(self) -> str:
+        """Return one line that says how many records were saved."""
+        said = f"{_count(len(self.copied), 'record')} copied, {len(self.lost):,} lost"
+        return said + (f"; not copied: {', '.join(self.left_out)}" if self.left_out else "")
+
+    def __str__(self) -> str:
+        wrong = [*self.findings, *(finding for record in self.lost for finding in record.findings)]
+        return "\n".join([self.summary(), *(f"  {each}" for each in wrong)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as what JSON can hold."""
+        return asdict(self) | {"ok": self.ok}
 
 
 def _count(number: int, what: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from neurostore import schema, soundness
+from neurostore import salvage, schema, soundness
 from neurostore.session import attach
 
 __all__ = ["main"]
@@ -57,7 +57,8 @@ def _contents(path: str) -> dict[str, Any]:
             held, found = soundness.check_catalogue(h5file)
             known = None if held is None else [asdict(row) for row in soundness.rows_of(held)]
             older = [] if held is None else [o.name for o in held.ledger.before(Path(path).name)]
-            return {"rows": known, "older": older, **_found(found)}
+            others = salvage.other_groups(h5file)
+            return {"rows": known, "older": older, "others": others, **_found(found)}
     except Exception as error:  # noqa: BLE001 (whatever it is, it is about the file)
         return {"error": str(error) or type(error).__name__}
 
@@ -87,8 +88,36 @@ def _found(found: soundness.Checked) -> dict[str, Any]:
     }
 
 
+def _begin(target: str) -> None:
+    salvage.begin(target)
+
+
+def _copy(
+    path: str, target: str, rows: list[dict[str, Any]], first_number: int, rehash: bool
+) -> int:
+    told = [soundness.Row(**row) for row in rows]
+    with attach(Path(path), "r").reading() as h5file:
+        return salvage.copy(h5file, target, told, first_number, rehash)
+
+
+def _finish(
+    target: str, rows: list[dict[str, Any]], doubted: list[tuple[str, str]], number: int
+) -> None:
+    told = [soundness.Row(**row) for row in rows]
+    salvage.finish(target, told, {(kind, record_id) for kind, record_id in doubted}, number)
+
+
+def _forget(path: str) -> None:
+    """Close a file: it gets another name, or its records another content."""
+    attach(Path(path), "r").close()
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "contents": _contents,
     "in_tree": _in_tree,
     "record": _record,
+    "begin": _begin,
+    "copy": _copy,
+    "finish": _finish,
+    "forget": _forget,
 }
