@@ -190,6 +190,49 @@ class DatasetNeuro(_Neuro):
         record = records.examine(self._dataset())  # before a file is made for it
         return self._store(path, "a", **settings).store(record)
 
+    def append(
+        self, record_id: str | None = None, path: PathLike | None = None, **settings: Any
+    ) -> str:
+        """Add these rows to a record that grows, in one commit; return the record's id.
+
+        Parameters
+        ----------
+        record_id
+            The record; None begins a new one with these rows.
+        path, **settings
+            As for :meth:`store`.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> first = neurostore.spike_train([0.1], [1], timestamp=12.5)
+        >>> train = first.neuro.append(path=tmp / "run.h5")
+        >>> more = neurostore.spike_train([0.3, 0.4], [2, 2], timestamp=12.5)
+        >>> more.neuro.append(train, tmp / "run.h5")
+        'train_12.5'
+        >>> neurostore.open(tmp / "run.h5").retrieve(train).sizes["spike"]
+        3
+        """
+        ds = self._dataset()
+        if record_id is None:
+            records.examine(ds)  # before a file is made for it
+        return self._store(path, "a", **settings).append(ds, record_id)
+
+    def refresh(self) -> xr.Dataset:
+        """Return the record that this came from as it is now; a record that grows is longer.
+
+        Raises
+        ------
+        ValidationError
+            This did not come from a store as one record.
+        """
+        record_id = self._obj.encoding.get("id")
+        if record_id is None:
+            raise ValidationError(
+                "this does not know which record it is; retrieve(id) returns one that does"
+            )
+        return self._store(None).retrieve(record_id)
+
     def to_jax(self) -> dict[str, Any]:
         """Return the numeric variables as JAX arrays by name: a pytree.
 

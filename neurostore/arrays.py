@@ -91,9 +91,19 @@ class Place:
 
     def read(self, key: Key | None = None) -> np.ndarray[Any, Any]:
         """Return values as they are in memory."""
-        if key is not None and types.drops_last_dim(self.logical):
+        key = self.within(key)
+        if types.drops_last_dim(self.logical):
             key = (*key, slice(None))
         return types.from_stored(self.source.read(self.address, key), self.logical)
+
+    def within(self, key: Key | None) -> Key:
+        """Return a key that selects the same where the dataset has grown since."""
+        taken = key or ()
+        rest = (slice(None),) * (len(self.shape) - len(taken))
+        return tuple(
+            slice(*part.indices(size)) if isinstance(part, slice) else part
+            for part, size in zip((*taken, *rest), self.shape, strict=True)
+        )
 
 
 def fill(
@@ -107,7 +117,7 @@ def fill(
         source = place.source if isinstance(place, Place) else None
         stored = place.stored if isinstance(place, Place) and place.dtype == array.dtype else None
         if isinstance(source, SharedSource) and isinstance(place, Place) and stored is not None:
-            wanted = (source, place.address, key, array.view(stored))
+            wanted = (source, place.address, place.within(key), array.view(stored))
             together.setdefault(source.file, []).append(wanted)
         else:
             array[...] = place.read(key)

@@ -138,6 +138,12 @@ class Table:
         self.changed.add(row)
         self._order = self._times = self._gone = None
 
+    def amend(self, row: int, **columns: int) -> None:
+        """Give columns of a row, not those that it is sorted or found by, other values."""
+        for name, value in columns.items():
+            self.buffer[name][row] = value
+        self.changed.add(row)
+
     def _sort(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
         if self._times is None:
             rows = self.rows
@@ -321,6 +327,11 @@ class Catalogue:
         self.state["removed"] += 1
         self.state["epoch"] += 1
         return self.state["removed"] - 1
+
+    def amend(self, entry: Entry, *, length: int | None, stored_bytes: int) -> None:
+        """Note that a record has grown; None leaves its length, which is of another dimension."""
+        columns = {"stored_bytes": stored_bytes} | ({} if length is None else {"length": length})
+        self.tables[entry.kind.name].amend(entry.row, **columns)
 
     def adopt(self, kind: Kind, found: RowsRead) -> None:
         """Take the next rows that a file has of one kind; the texts are there already."""

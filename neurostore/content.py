@@ -23,6 +23,7 @@ from neurostore.scales import address_of, attached
 
 __all__ = [
     "HASH_ATTR",
+    "RECORDING_ATTR",
     "SIZE",
     "attributes",
     "chunk",
@@ -41,6 +42,8 @@ __all__ = [
 #: Attribute of every part that holds the hash: `SIZE` hexadecimal digits.
 HASH_ATTR = b"content_hash"
 SIZE = 32
+#: Attribute that says whether a part is still being recorded; it is no part of what it says.
+RECORDING_ATTR = b"recording"
 _MODULUS = 1 << 128
 
 
@@ -158,7 +161,7 @@ def of_group(
     return total % _MODULUS
 
 
-_OWN = frozenset({HASH_ATTR})
+_OWN = frozenset({HASH_ATTR, RECORDING_ATTR})
 
 
 def _dims(dataset: h5d.DatasetID, scales: Mapping[int, bytes]) -> list[bytes]:

@@ -206,6 +206,12 @@ class OpenFile:
             return b""
         return os.pread(self._state_fd, journal.STATE_SIZE, self._state_offset)
 
+    def state(self) -> bytes:
+        """Return what changes with every commit, by one small read; b"" before the first look."""
+        with self.mutex:
+            self._check_open()
+            return self._state()
+
     def _current_reader(self) -> H5File:
         if self._reader is None:
             if self._overlay is not None:

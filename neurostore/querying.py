@@ -25,7 +25,7 @@ from neurostore.series import Volume, members
 from neurostore.session import RecordSource
 from neurostore.views import View, clashing, shown
 
-__all__ = ["catalogue", "groups", "ids", "kind_of", "open_group", "range_", "retrieve"]
+__all__ = ["catalogue", "groups", "ids", "kind_of", "kinds_of", "open_group", "range_", "retrieve"]
 
 Value = TypeVar("Value")
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def _find(
 ) -> list[_Found]:
     """Return what a query finds, the oldest file first; the catalogues are brought up to date."""
     low, high = _bounds(start, end)
-    kinds = _kinds(kind)
+    kinds = kinds_of(kind)
     # Another kind may have the same id, so that a view of several histories looks at all.
     looked_at = [one.name for one in (KINDS.values() if view.is_joint else kinds)]
     found: list[_Found] = []
@@ -124,7 +124,8 @@ def _bounds(start: Any, end: Any) -> tuple[float, float]:
         raise ValidationError(str(error)) from None
 
 
-def _kinds(kind: str | None) -> list[Kind]:
+def kinds_of(kind: str | None) -> list[Kind]:
+    """Return the rows of the kinds that are meant: one, or all."""
     return list(KINDS.values()) if kind is None else [kind_of(kind)]
 
 

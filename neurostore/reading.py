@@ -17,7 +17,7 @@ from h5py import h5d, h5ds, h5g, h5o, h5s
 
 from neurostore import h5attrs, schema, times, types
 from neurostore.arrays import Place, Source, StoredArray, lazy
-from neurostore.content import HASH_ATTR
+from neurostore.content import HASH_ATTR, RECORDING_ATTR
 from neurostore.errors import DamagedError
 from neurostore.index import with_event_index
 from neurostore.records import LINK_ATTR
@@ -127,7 +127,7 @@ def own_attrs(parent: h5g.GroupID, path: str) -> dict[str, Any]:
     return _record_attrs(h5attrs.read_all(h5g.open(parent, path.encode()), skip=_STAMPED))
 
 
-_STAMPED = frozenset({b"kind", b"id", b"schema_version", b"coordinates", HASH_ATTR})
+_STAMPED = frozenset({b"kind", b"id", b"schema_version", b"coordinates", HASH_ATTR, RECORDING_ATTR})
 
 
 def _record_attrs(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:

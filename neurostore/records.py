@@ -299,7 +299,7 @@ def _attrs(ds: Draft, kind: Kind) -> dict[str, Any]:
     return stored
 
 
-_STAMPS = frozenset({"kind", "id", "schema_version", "coordinates", "content_hash"})
+_STAMPS = frozenset({"kind", "id", "schema_version", "coordinates", "content_hash", "recording"})
 
 
 def _details(value: Any, what: str) -> str:
@@ -347,7 +347,7 @@ def _check_against_rows(
             if row.required:
                 found.add(f"{row.name} is missing; expected dims {_shown(row)}")
             continue
-        if not row.allows(variable.dims):
+        if not row.allows(variable.dims, kind.grows):
             found.add(f"{row.name} has dims {variable.dims}, expected {_shown(row)}")
         if variable.dtype.kind not in row.kinds + "OT":
             found.add(f"{row.name} has dtype {variable.dtype}, expected numbers")

@@ -73,11 +73,15 @@ class Variable:
             return (self.any_rank,) if rank == 1 else several
         return next((dims for dims in self.dims if len(dims) == rank), None)
 
-    def allows(self, dims: tuple[Hashable, ...]) -> bool:
-        """Tell whether a labelled variable may have ``dims``, in any order."""
+    def allows(self, dims: tuple[Hashable, ...], grows: str | None = None) -> bool:
+        """Tell whether a labelled variable may have ``dims``, in any order.
+
+        ``grows`` is a dimension that it may have besides: steps of one recording.
+        """
         if self.any_rank is not None:
             return True
-        return any(len(dims) == len(rule) and set(dims) == set(rule) for rule in self.dims)
+        wanted = [set(dims), set(dims) - {grows}]
+        return len(set(dims)) == len(dims) and any(set(rule) in wanted for rule in self.dims)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,9 @@ class Kind:
         Attribute with the user-given name (reservoir, type, mechanism, ...), if it has one.
     elastic
         Dimension whose length differs from record to record.
+    grows
+        Dimension along which a record may be written bit by bit; its variables may have it
+        besides those of their rows. None: records of the kind are written whole.
     combine
         What a range makes of many records: stacked along ``record``, concatenated along
         `elastic` as a ragged array, or aligned to the union of the labels of `elastic`.
@@ -127,6 +134,7 @@ class Kind:
     stem: str | None = None
     label: str | None = None
     elastic: str | None = None
+    grows: str | None = None
     combine: Literal["stack", "ragged", "union"] = "stack"
     mapping: Literal["variables", "labels"] | None = None
     details: str = "metadata"
@@ -220,6 +228,7 @@ _SPIKES = Kind(
     summary="Spikes as two labelled columns, the times and the neurons, in any order.",
     stem="train",
     elastic="spike",
+    grows="spike",
     combine="ragged",
     unit_of="spike_times",
     parts=(
@@ -262,6 +271,7 @@ _COMPRESSED = Kind(
     summary="Spikes that were compressed by other means, kept byte for byte.",
     stem="compressed",
     details="compression_params",
+    grows="value",
     parts=(
         Part(
             "spike_trains/compressed",
@@ -285,6 +295,7 @@ _RESERVOIR = Kind(
     plural="reservoir_states",
     summary="States of the neurons of one reservoir over time.",
     label="reservoir_id",
+    grows="time",
     parts=(
         Part(
             "activations/reservoir_states",
@@ -306,6 +317,7 @@ _LAYERS = Kind(
     plural="layer_outputs",
     summary="Outputs of the layers of a network, one variable per layer.",
     stem="outputs",
+    grows="sample",
     mapping="variables",
     parts=(
         Part(
@@ -330,6 +342,7 @@ _ATTENTION = Kind(
     plural="attention_maps",
     summary="Attention of queries to keys, for one or many heads.",
     label="name",
+    grows="time",
     parts=(
         Part(
             "activations/attention_maps",
@@ -351,6 +364,7 @@ _PLASTICITY = Kind(
     plural="plasticity_traces",
     summary="Changes of synaptic weights by one plasticity rule.",
     label="plasticity_type",
+    grows="time",
     parts=(
         Part(
             "learning_traces/plasticity",
@@ -372,6 +386,7 @@ _HOMEOSTATIC = Kind(
     plural="homeostatic_traces",
     summary="Changes of the neurons by one homeostatic mechanism.",
     label="mechanism",
+    grows="time",
     parts=(
         Part(
             "learning_traces/homeostatic",
@@ -394,6 +409,7 @@ _METRICS = Kind(
     summary="Named numbers that say how well a task is done.",
     label="task_type",
     elastic="metric",
+    grows="time",
     combine="union",
     mapping="labels",
     parts=(
@@ -508,7 +524,7 @@ def _fit(
     present = [row for row in kind.variables if row.name in variables]
     if not present or any(row.required and row.name not in variables for row in kind.variables):
         return 0.0
-    if not all(row.allows(variables[row.name]) for row in present):
+    if not all(row.allows(variables[row.name], kind.grows) for row in present):
         return 0.0
     strength = len(present) - (0.5 if any(row.any_rank for row in present) else 0.0)
     return strength + (0.25 if kind.label is not None and kind.label in attrs else 0.0)

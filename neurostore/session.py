@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ from neurostore.reading import Part
 from neurostore.records import Record
 from neurostore.registry import Key as FileKey
 from neurostore.registry import Registry, key_of
-from neurostore.stencil import Layout
+from neurostore.stencil import Growth, Layout
 from neurostore.tree import H5File
 
 _log = logging.getLogger(__name__)
@@ -62,10 +62,17 @@ class Session(OpenFile):
         #: Catalogues of older files of the series, kept to tell which ids they gave.
         self.elsewhere: dict[str, Catalogue] = {}
 
-    def put(self, record: Record, layout: Layout, taken: Taken) -> str:
+    def put(
+        self,
+        record: Record,
+        layout: Layout,
+        taken: Taken,
+        growth: Growth | None = None,
+    ) -> str:
         """Write one record, inside :meth:`writing`; return its id.
 
-        ``taken`` tells of ids that were given elsewhere in the series.
+        ``taken`` tells of ids that were given elsewhere in the series.  With ``growth``, what lies
+        along the growing dimension is left to :meth:`grow`.
         """
         assert self._writer is not None
         assert self._stamper is not None
@@ -80,6 +87,7 @@ class Session(OpenFile):
                 layout,
                 kind.elastic,
                 held.state["dimensions"],
+                growth,
             )
             held.take_numbers(done.dimensions)
             stored += done.bytes
@@ -88,21 +96,64 @@ class Session(OpenFile):
             timestamp=record.timestamp,
             name=record.name,
             leaf=leaf,
-            structure=record.structure,
+            # The structure names all sizes but that of the elastic dimension.
+            structure=record.structure if growth is None or growth.dim == kind.elastic else "",
             labels=record.labels,
-            length=record.length,
+            length=record.length if growth is None or growth.dim != kind.elastic else 0,
             stored_bytes=stored,
         )
         return record_id
+
+    def grow(self, entry: Entry, rows: Mapping[str, np.ndarray[Any, Any]]) -> int:
+        """Add rows to a record, inside :meth:`writing`; return how many it has then.
+
+        ``rows`` are the values of every variable that grows, as they go to disk.
+        """
+        assert self._stamper is not None
+        entry = self._renewed(self.catalogue, entry)
+        length = stored = 0
+        for part in entry.kind.parts:
+            rows_there, bytes_there = self._stamper.grow(f"{part.path}/{entry.id}", rows)
+            length, stored = max(length, rows_there), stored + bytes_there
+        self.catalogue.amend(
+            entry,
+            length=length if entry.kind.elastic in (None, entry.kind.grows) else None,
+            stored_bytes=stored,
+        )
+        return length
+
+    def mark(self, entry: Entry, recording: bool) -> None:
+        """Note in a record whether somebody is still adding to it, inside :meth:`writing`."""
+        assert self._stamper is not None
+        for address in self._addresses(self._renewed(self.catalogue, entry)):
+            self._stamper.mark(address, recording)
+
+    def grows(self, entry: Entry) -> bool:
+        """Tell whether rows can be added to a record."""
+        with self.reading() as h5file:
+            return any(tree.grows(h5file, address) for address in self._addresses(entry))
+
+    def is_recording(self, entry: Entry) -> bool:
+        """Tell whether a record is marked as being added to."""
+        with self.reading() as h5file:
+            return any(tree.is_recording(h5file, address) for address in self._addresses(entry))
+
+    def _addresses(self, entry: Entry) -> list[str]:
+        """Return where the parts of a record are, as far as it has them."""
+        with self.reading() as h5file:
+            places = [f"{part.path}/{entry.id}" for part in entry.kind.parts]
+            return [address for address in places if tree.has(h5file, address)]
 
     def remove(self, entries: Iterable[Entry]) -> None:
         """Take records out of the tree, inside :meth:`writing`."""
         assert self._writer is not None
         held = self._catalogue_for(self._writer)
+        assert self._stamper is not None
         leaving: dict[str, list[tuple[str, str]]] = {}
         for entry in entries:
             number = held.remove(entry)
             for position, part in enumerate(entry.kind.parts):
+                self._stamper.forget(f"{part.path}/{entry.id}")
                 leaving.setdefault(part.path, []).append((entry.id, f"{number}_{position}"))
         tree.set_aside(self._writer, leaving)
 

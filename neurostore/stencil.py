@@ -23,7 +23,7 @@ from neurostore import content, filters, h5attrs
 from neurostore.records import LINK_ATTR, Column, Piece
 from neurostore.template import NON_COORD, Dim, Plan, Slot, Stencil, draw
 
-__all__ = ["Layout", "Stamped", "Stencils"]
+__all__ = ["Growth", "Layout", "Stamped", "Stencils"]
 
 #: Records for which the filters found on one are taken on trust.
 _TRUSTED = 31
@@ -36,6 +36,21 @@ class Layout:
     compression: str | None
     level: int | None
     chunk_size: int
+
+
+@dataclass(frozen=True)
+class Growth:
+    """That a record is to grow along ``dim``, by about ``rows`` to a chunk."""
+
+    dim: str
+    rows: int
+
+    def emptied(self, column: Column) -> Column:
+        """Return a column without its values, where they lie along the dimension."""
+        if self.dim not in column.dims:
+            return column
+        nothing = tuple(slice(0) if dim == self.dim else slice(None) for dim in column.dims)
+        return replace(column, values=column.values[nothing])
 
 
 @dataclass(slots=True)
@@ -87,6 +102,7 @@ class Stencils:
         layout: Layout,
         elastic: str | None,
         first_number: int,
+        growth: Growth | None = None,
     ) -> Stamped:
         """Write ``piece`` as the group ``leaf`` of ``parent``.
 
@@ -98,9 +114,17 @@ class Stencils:
             Dimension whose length differs between records, if any.
         first_number
             The first free netCDF dimension number of the file.
+        growth
+            Make a record that grows: of what lies along its dimension the values are looked at
+            for the choice of filters, and not written.
         """
-        stencil = self._stencil(piece, layout, elastic, -(-len(leaf) // 16) * 16)
-        plan, columns = stencil.plan, piece.columns
+        room, columns = -(-len(leaf) // 16) * 16, piece.columns
+        if growth is None:
+            stencil = self._stencil(piece, layout, elastic, room)
+        else:
+            stencil = self._stencil_of(self._growing_plan(piece, layout, growth, room))
+            elastic, columns = growth.dim, tuple(map(growth.emptied, columns))
+        plan = stencil.plan
         own = [h5attrs.pack(name, value) for name, value in varying.items()]
         chunks = tuple(
             filters.single_chunk(column.values, slot.pipeline)
@@ -137,16 +161,25 @@ class Stencils:
             ready.left -= 1
             return ready.stencil
         plan = self._plan(piece, layout, elastic if capacity else None, capacity, id_room)
-        stencil = self._made.get(plan)
-        if stencil is None:
-            stencil = self._make(plan)
-        else:
-            self._made.move_to_end(plan)
-            stencil = replace(stencil, plan=plan)  # equal plans may differ in the encoder
+        stencil = self._stencil_of(plan)
         if len(self._ready) > 4 * self._limit:
             self._ready.clear()
         self._ready[key] = _Ready(stencil, _TRUSTED)
         return stencil
+
+    def _stencil_of(self, plan: Plan) -> Stencil:
+        stencil = self._made.get(plan)
+        if stencil is None:
+            return self._make(plan)
+        self._made.move_to_end(plan)
+        return replace(stencil, plan=plan)  # equal plans may differ in the encoder
+
+    def _growing_plan(self, piece: Piece, layout: Layout, growth: Growth, id_room: int) -> Plan:
+        if layout.compression not in (None, "gzip"):  # HDF5 itself would have to encode
+            layout = replace(layout, compression="gzip", level=None)
+        plan = self._plan(piece, layout, growth.dim, growth.rows, id_room)
+        dims = tuple(replace(dim, unlimited=dim.name == growth.dim) for dim in plan.dims)
+        return replace(plan, dims=dims)
 
     def _plan(
         self, piece: Piece, layout: Layout, elastic: str | None, capacity: int, id_room: int

@@ -34,9 +34,11 @@ from neurostore.errors import (
     SealedError,
     ValidationError,
 )
+from neurostore.following import Patience, new_records, parts
 from neurostore.osio import IO, Durability
 from neurostore.page import Page, Section
 from neurostore.progress import Progress
+from neurostore.recording import CommitEvery, Recorder, Target, append, recorder
 from neurostore.retention import Keep
 from neurostore.session import Session, again, attach, release
 from neurostore.stencil import Layout
@@ -315,6 +317,138 @@ class Store:
         """Make what is stored inside one commit; an exception leaves nothing of it."""
         with self._writing():
             yield self
+
+    # -- recording -----------------------------------------------------------------------------
+
+    def record(
+        self,
+        kind: str | None = None,
+        *,
+        timestamp: TimeLike | None = None,
+        coords: Mapping[Any, Any] | None = None,
+        units: str | None = None,
+        commit_every: CommitEvery = 1,
+        chunk: int | None = None,
+        id: str | None = None,  # noqa: A002 (what it is called everywhere)
+        **options: Any,
+    ) -> Recorder:
+        """Begin a record that grows, or go on with one; append to what this returns.
+
+        Other processes read what is committed while it is being written, and a recorder that is
+        killed leaves every append that was committed: there is nothing to repair or to finish.
+        Between appends others may write to the file.
+
+        Parameters
+        ----------
+        kind
+            One that grows: spikes, states or traces over time, layer outputs, metrics, ...
+        timestamp
+            Time of the record; times of spikes and steps are relative to it.
+        coords
+            Coordinates that do not grow, such as labels of the neurons.
+        units
+            Unit of the spike times; seconds if it is not given.
+        commit_every
+            An int: commit after so many appends. A float or a timedelta: at the first append
+            after so many seconds. What waits is lost with the process, and committed by
+            :meth:`Recorder.flush` and at the end.
+        chunk
+            Rows to a chunk; as many as the first append has, or what fills 16 KiB, if it is None.
+        id
+            Go on with this record, which was begun by :meth:`record`.
+        **options
+            The kind's name and details as for its builder: ``reservoir_id``, ``metadata``, ...
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     with store.record("reservoir_states", timestamp=0.0, reservoir_id="main") as rec:
+        ...         for step in range(3):
+        ...             rec.append([0.1 * step, 0.2], coords={"time": step})
+        ...     store.retrieve("main_0.0").states.dims
+        ('neuron', 'time')
+        """
+        self._writable()
+        return recorder(
+            Target(self._writing, self._session, self._layout),
+            kind,
+            timestamp=timestamp,
+            coords=coords,
+            units=units,
+            commit_every=commit_every,
+            chunk=chunk,
+            record_id=id,
+            options=options,
+        )
+
+    def append(self, ds: xr.Dataset, id: str | None = None) -> str:  # noqa: A002
+        """Add a block of rows to a record that grows, in one commit; return the record's id.
+
+        Parameters
+        ----------
+        ds
+            The rows, labelled; with `id` only what has the growing dimension is needed.
+        id
+            A record that was begun by this or by :meth:`record`; None begins one.
+        """
+        self._writable()
+        return append(Target(self._writing, self._session, self._layout), ds, id)
+
+    def follow(
+        self,
+        record_id: str | None = None,
+        *,
+        kind: str | None = None,
+        name: str | None = None,
+        interval: float = 0.1,
+        timeout: float | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[xr.Dataset]:
+        """Yield what is recorded, by any process, as it is committed.
+
+        With an id: what the record has already, then every part that is added, until its recorder
+        is closed.  The record may still have to come.  Without: every record that is stored from
+        now on, of one kind or name or of all.  Nothing is read but the number of the last commit
+        until that changes, and values only when they are asked for.
+
+        Parameters
+        ----------
+        record_id
+            The record to follow.
+        kind, name
+            What new records have to be.
+        interval
+            Seconds from one look to the next.
+        timeout
+            Seconds without news after which the iteration ends, as it has to where a recorder
+            was killed; None waits for ever.
+        stop
+            Asked at every look; the iteration ends when it says True and nothing is new.
+
+        Raises
+        ------
+        RecordNotFoundError
+            Until the end there was no such record, or it was removed.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> with store.record("spike_train", timestamp=0.0) as rec:
+        ...     rec.append([0.1, 0.2], [1, 1])
+        >>> for part in store.follow(rec.id):
+        ...     print(part.sizes["spike"])
+        2
+        """
+        if self._joint:
+            raise ValidationError(f"{self.path}: several files; follow one of them")
+        patience = Patience(interval, timeout, stop or (lambda: False))
+        if record_id is None:
+            return new_records(self._session, self.retrieve, kind, name, patience)
+        if kind is not None or name is not None:
+            raise ValidationError("follow: an id says it all; leave out kind and name")
+        return parts(self._session, self.retrieve, record_id, patience)
 
     # -- asking --------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ nor chooses filters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import h5py
@@ -35,12 +36,16 @@ _UNCACHED.set_chunk_cache(0, 0, 1.0)
 
 @dataclass(frozen=True)
 class Dim:
-    """A dimension; the size of an elastic one is the most that it can have."""
+    """A dimension; the size of an elastic one is the most that it can have.
+
+    An unlimited one is elastic, and its size that of a chunk.
+    """
 
     link: str
     name: str
     size: int
     elastic: bool
+    unlimited: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ def _draw_variable(group: h5g.GroupID, slot: Slot, plan: Plan, is_scale: bool) -
     properties.set_obj_track_times(False)
     properties.set_attr_phase_change(32, 16)
     slot.pipeline.apply(properties, dtype, sizes)
-    space = _space(sizes)
+    space = _space([plan.dims[axis] for axis in slot.axes])
     dataset = h5d.create(group, slot.link.encode(), h5t.py_create(dtype), space, properties)
     for attribute in slot.attrs:
         h5attrs.write(dataset, attribute)
@@ -212,7 +217,7 @@ def _draw_bare_dimension(group: h5g.GroupID, dim: Dim) -> h5a.AttrID:
     properties.set_obj_track_times(False)
     if dim.elastic:
         properties.set_chunk((dim.size,))
-    space = _space((dim.size,))
+    space = _space([dim])
     kind = h5t.py_create(np.dtype(_BARE_DTYPE))
     dataset = h5d.create(group, dim.link.encode(), kind, space, properties)
     h5ds.set_scale(dataset, _NO_VARIABLE)
@@ -221,13 +226,18 @@ def _draw_bare_dimension(group: h5g.GroupID, dim: Dim) -> h5a.AttrID:
     return _number(dataset)
 
 
-def _space(sizes: tuple[int, ...]) -> h5s.SpaceID:
+def _space(dims: Sequence[Dim]) -> h5s.SpaceID:
     """Return a dataspace of the full size: only then HDF5 keeps no index for a single chunk.
 
     A dataset that is created smaller than it may become gets an index of one entry, which is two
-    more pieces of metadata to write and to read.  Records shrink it to their length.
+    more pieces of metadata to write and to read.  Records shrink it to their length.  What has no
+    full size begins empty.
     """
-    return h5s.create_simple(sizes, sizes) if sizes else h5s.create(h5s.SCALAR)
+    if not dims:
+        return h5s.create(h5s.SCALAR)
+    shape = tuple(0 if dim.unlimited else dim.size for dim in dims)
+    most = tuple(h5s.UNLIMITED if dim.unlimited else dim.size for dim in dims)
+    return h5s.create_simple(shape, most)
 
 
 def _number(dataset: h5d.DatasetID) -> h5a.AttrID:

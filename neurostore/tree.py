@@ -21,7 +21,16 @@ import h5py
 import numpy as np
 from h5py import h5d, h5f, h5g, h5p
 
-from neurostore import catalogue_file, filters, h5attrs, ledger, names, reading, schema
+from neurostore import (
+    catalogue_file,
+    filters,
+    growing,
+    h5attrs,
+    ledger,
+    names,
+    reading,
+    schema,
+)
 from neurostore.arrays import Key, Source
 from neurostore.catalogue import Catalogue
 from neurostore.catalogue_file import GROUP, RawFile
@@ -34,13 +43,14 @@ from neurostore.errors import (
     RecordNotFoundError,
     StoreNotFoundError,
 )
+from neurostore.growing import Grower
 from neurostore.ledger import Ledger
 from neurostore.progress import Report
 from neurostore.rawcopy import copy_groups
 from neurostore.rebuilding import rebuild
 from neurostore.records import Piece
 from neurostore.schema import Kind
-from neurostore.stencil import Layout, Stamped, Stencils
+from neurostore.stencil import Growth, Layout, Stamped, Stencils
 
 __all__ = [
     "H5File",
@@ -53,8 +63,10 @@ __all__ = [
     "copy_live",
     "created_at",
     "fill_values",
+    "grows",
     "has",
     "has_catalogue",
+    "is_recording",
     "look",
     "open_native",
     "own_attrs",
@@ -68,6 +80,8 @@ __all__ = [
 
 H5File: TypeAlias = h5py.File
 
+#: Records that are grown in turns without looking each up again.
+_MOST_GROWERS = 64
 #: Where removed records wait for compaction.
 REMOVED = "catalogue/removed"
 #: Removals up to which HDF5's small metadata cache does.
@@ -131,6 +145,16 @@ def look(h5file: H5File, address: str, source: Source, kind: Kind | None) -> rea
 def own_attrs(h5file: H5File, address: str) -> dict[str, Any]:
     """Return the attributes of a part that records of equal structure differ in."""
     return reading.own_attrs(h5file.id, address)
+
+
+def grows(h5file: H5File, address: str) -> bool:
+    """Tell whether the part at ``address`` was made to grow."""
+    return growing.grows(h5g.open(h5file.id, address.encode()))
+
+
+def is_recording(h5file: H5File, address: str) -> bool:
+    """Tell whether the part at ``address`` is marked as being added to."""
+    return growing.is_recording(h5g.open(h5file.id, address.encode()))
 
 
 def created_at(h5file: H5File, path: Path) -> float:
@@ -323,7 +347,9 @@ class Stamper:
     def __init__(self, h5file: H5File, raw: RawFile, stencils: Stencils) -> None:
         self._h5file = h5file
         self._stencils = stencils
+        self._raw = raw
         self._rows = catalogue_file.Writer(h5file, raw)
+        self._growers: dict[str, Grower] = {}
         self._parents: dict[str, h5g.GroupID] = {}
 
     def stamp(
@@ -333,6 +359,7 @@ class Stamper:
         layout: Layout,
         elastic: str | None,
         first_number: int,
+        growth: Growth | None = None,
     ) -> Stamped:
         """Write one part of a record to its place in the tree."""
         rest = {k: v for k, v in piece.attrs.items() if k not in ("kind", "schema_version")}
@@ -344,7 +371,32 @@ class Stamper:
             layout,
             elastic,
             first_number,
+            growth,
         )
+
+    def grow(self, address: str, blocks: Mapping[str, Any]) -> tuple[int, int]:
+        """Add rows to one part of a record; return how many it has then, and its stored bytes.
+
+        A part that the record does not have has none.
+        """
+        grower = self._growers.get(address)
+        if grower is None:
+            if not has(self._h5file, address):
+                return 0, 0
+            if len(self._growers) >= _MOST_GROWERS:  # each has its open chunks in memory
+                del self._growers[next(iter(self._growers))]
+            group = h5g.open(self._h5file.id, address.encode())
+            grower = self._growers[address] = Grower(group, self._raw.put)
+        grower.append(blocks)
+        return grower.length, grower.stored_bytes
+
+    def mark(self, address: str, recording: bool) -> None:
+        """Note in a part whether somebody is still adding to it."""
+        growing.mark(h5g.open(self._h5file.id, address.encode()), recording)
+
+    def forget(self, address: str) -> None:
+        """Let go of what is known of a part, which is about to be moved."""
+        self._growers.pop(address, None)
 
     def write_catalogue(self, catalogue: Catalogue) -> None:
         """Write what was added to the catalogue, changed and counted."""

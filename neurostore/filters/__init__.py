@@ -13,9 +13,19 @@ catalogues or the creation of datasets.
 from __future__ import annotations
 
 from .checking import check
+from .choosing import quick
 from .pipeline import COMPACT_BYTES, Pipeline, check_options, choose, chunk_shape, length_class
 from .reading import read, read_many
-from .writing import Checksum, single_chunk, write, write_plain
+from .threads import each
+from .writing import (
+    Checksum,
+    encoder_for,
+    packed_chunk,
+    sealed,
+    single_chunk,
+    write,
+    write_plain,
+)
 
 __all__ = [
     "COMPACT_BYTES",
@@ -25,9 +35,14 @@ __all__ = [
     "check_options",
     "choose",
     "chunk_shape",
+    "each",
+    "encoder_for",
     "length_class",
+    "packed_chunk",
+    "quick",
     "read",
     "read_many",
+    "sealed",
     "single_chunk",
     "write",
     "write_plain",

@@ -17,7 +17,7 @@ import numpy as np
 from .encoders import ISAL, RLE, Encoder, libdeflate, plain_zlib, zng
 from .planes import joint_share, shuffled
 
-__all__ = ["ARCHIVE_LEVEL", "Choice", "trial"]
+__all__ = ["ARCHIVE_LEVEL", "Choice", "quick", "trial"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -75,6 +75,11 @@ def trial(array: Array, chunks: tuple[int, ...], level: int) -> Choice:
     if array.nbytes >= _LARGE_BYTES and sample.plain(ISAL) < 0.2 * sample.nbytes:
         sample = _Sample(_sample(array, chunks, _LARGE_SAMPLE_BYTES))
     return _smallest(sample, level) if level >= ARCHIVE_LEVEL else _fastest(sample, level)
+
+
+def quick(shuffle: bool) -> Choice:
+    """Return the fastest way, for bytes that are written anew soon."""
+    return Choice(shuffle, ISAL)
 
 
 def prefers_shuffle(

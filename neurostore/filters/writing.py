@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from operator import add
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 
 from .blocks import Blocks, pieces
+from .choosing import Choice, trial
 from .codec import Array, checked, zstd_packed
 from .pipeline import Pipeline
 from .planes import packed, shuffled
@@ -171,14 +173,14 @@ def _encoded(block: Array, pipeline: Pipeline) -> Any:
     Every filter of the pipeline is applied, even where deflate does not shrink: HDF5 2.0 forgets
     the filter mask of the chunk that was written last and of one that is overwritten.
     """
-    data = _packed(block, pipeline)
+    data = packed_chunk(block, pipeline)
     if pipeline.fletcher32:
         return checked(data)
     return data.tobytes() if isinstance(data, np.ndarray) else data
 
 
-def _packed(block: Array, pipeline: Pipeline) -> Any:
-    """Shuffle and deflate one chunk, as far as the pipeline has it."""
+def packed_chunk(block: Array, pipeline: Pipeline) -> Any:
+    """Shuffle and deflate one chunk, as far as the pipeline has it; the checksum is left out."""
     chunks, choice = pipeline.chunks, pipeline.packing
     assert chunks is not None
     if pipeline.shuffle and pipeline.codec == "gzip":
@@ -201,3 +203,21 @@ def _compressed(data: Array, pipeline: Pipeline) -> Any:
     if pipeline.codec == "zstd":
         return zstd_packed(data, pipeline.level or 3)
     return data
+
+
+def sealed(body: Any, size: int) -> bytearray:
+    """Add the checksum to a packed chunk, and zeros before it, so that it has ``size`` bytes.
+
+    HDF5 and zlib stop at the end of a deflate stream and do not look at what is behind.
+    """
+    return checked(bytearray(body).ljust(size - 4, b"\0"))
+
+
+def encoder_for(block: Array, pipeline: Pipeline) -> Pipeline:
+    """Return a pipeline that exists already with the encoder that suits a whole chunk."""
+    if pipeline.codec != "gzip" or pipeline.chunks is None or pipeline.level is None:
+        return pipeline
+    choice = trial(block, pipeline.chunks, pipeline.level)
+    if choice.shuffle != pipeline.shuffle:
+        choice = Choice(pipeline.shuffle, choice.encoder)
+    return replace(pipeline, choice=choice)
