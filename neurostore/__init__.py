@@ -45,6 +45,8 @@ from neurostore.hdf5_storage import (
     SpikeTrainData,
 )
 from neurostore.index import EventIndex
+from neurostore.maintenance import MaintenanceThread, Policy
+from neurostore.migration import migrate
 from neurostore.retention import Keep
 from neurostore.schema import KINDS
 from neurostore.store import Store, open  # noqa: A004 (neurostore.open, as gzip.open)
@@ -60,6 +62,7 @@ __all__ = [
     "HDF5StorageError",
     "Keep",
     "LockTimeoutError",
+    "MaintenanceThread",
     "MisalignedRecordsError",
     "MissingFileWarning",
     "MissingPackageError",
@@ -67,6 +70,7 @@ __all__ = [
     "NetworkSnapshot",
     "NoSpaceError",
     "NotAStoreError",
+    "Policy",
     "ReadOnlyError",
     "RecordError",
     "RecordNotFoundError",
@@ -84,6 +88,7 @@ __all__ = [
     "compressed_spike_train",
     "homeostatic_trace",
     "layer_outputs",
+    "migrate",
     "network_snapshot",
     "open",
     "performance_metrics",

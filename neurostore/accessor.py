@@ -139,6 +139,10 @@ class _Neuro:
         """Remove old records; see :meth:`neurostore.Store.cleanup`."""
         return self._store(path, "a").cleanup(retention_days, **options)
 
+    def diff(self, id_a: str, id_b: str, path: PathLike | None = None) -> xr.Dataset:
+        """Return what changed between two records; see :meth:`neurostore.Store.diff`."""
+        return self._store(path).diff(id_a, id_b)
+
     def rotate(self, path: PathLike | None = None) -> Path:
         """Go on in a new file; see :meth:`neurostore.Store.rotate`."""
         return self._store(path, "a").rotate()

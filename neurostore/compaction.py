@@ -13,14 +13,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from neurostore import accounting, osio, tree
+from neurostore import accounting, osio, series, tree
 from neurostore.errors import NoSpaceError
 from neurostore.osio import Durability
 from neurostore.progress import Progress, reporting
 from neurostore.session import Session
 from neurostore.wording import human_bytes
 
-__all__ = ["check_space", "compact"]
+__all__ = ["check_space", "compact", "compact_series"]
 
 _log = logging.getLogger(__name__)
 #: Bytes left free beyond the new file: its journal, and what others write meanwhile.
@@ -63,6 +63,17 @@ def compact(
             osio.discard(temporary, session.io)
         won = before - session.path.stat().st_size
     _log.info("%s: compacted, %s won back", session.path, human_bytes(max(0, won)))
+    return won
+
+
+def compact_series(
+    session: Session, *, timeout: float, durability: Durability, progress: Progress = None
+) -> int:
+    """Compact a file, and those it was rotated to that have lost records; return what was won."""
+    won = compact(session, timeout=timeout, durability=durability, progress=progress)
+    for member in series.members(session):
+        if member.path != session.path and accounting.usage(member).dead_bytes:
+            won += compact(member, timeout=timeout, durability=durability, progress=progress)
     return won
 
 

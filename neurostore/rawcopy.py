@@ -10,7 +10,7 @@ record is, this module does not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,15 @@ class _Wiring:
 class _Copy:
     """One run: what was copied so far, by the address it had."""
 
-    def __init__(self, first_number: int, step: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        first_number: int,
+        step: Callable[[], object] = lambda: None,
+        left: Container[int] = frozenset(),
+    ) -> None:
         self.next_number = first_number
         self.step = step
+        self.left = left
         self.scales: dict[int, h5d.DatasetID] = {}
         self.numbers: dict[int, int] = {}
         self.attachments: list[tuple[h5d.DatasetID, int, int]] = []
@@ -75,6 +81,8 @@ class _Copy:
     def object(self, source: h5g.GroupID, target: h5g.GroupID, link: bytes) -> None:
         item = h5o.open(source, link)
         info = h5o.get_info(item)
+        if int(info.addr) in self.left:
+            return
         known = self.shared.get(int(info.addr))
         if known is not None:
             h5o.link(known, target, link)
@@ -185,6 +193,7 @@ def copy_groups(
     skip: bytes,
     first_number: int,
     step: Callable[[], object] = lambda: None,
+    left: Container[int] = frozenset(),
 ) -> int:
     """Copy every group at the top of ``source`` but ``skip``; groups of ``target`` are filled.
 
@@ -192,6 +201,8 @@ def copy_groups(
     ----------
     step
         Called after every group that was copied as a whole.
+    left
+        Addresses of objects that are left out.
 
     Returns
     -------
@@ -203,7 +214,7 @@ def copy_groups(
     StoreError
         Something holds references to regions of a dataset.
     """
-    run = _Copy(first_number, step)
+    run = _Copy(first_number, step, left)
     for link in source.id:
         if link != skip:
             run.link(source.id, target.id, link)
@@ -214,7 +225,7 @@ def copy_groups(
 
 def copy_item(source: h5g.GroupID, target: h5g.GroupID, link: bytes, first_number: int) -> int:
     """Copy what stands at ``link`` of one group into another, as `copy_groups` does."""
-    run = _Copy(first_number, lambda: None)
+    run = _Copy(first_number)
     run.object(source, target, link)
     run.finish()
     return run.next_number

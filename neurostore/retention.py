@@ -12,22 +12,23 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from neurostore import querying, series, times
+from neurostore import osio, querying, series, times
 from neurostore.catalogue import Catalogue, Entry
-from neurostore.errors import ValidationError
+from neurostore.errors import ClosedError, MovedError, StoreNotFoundError, ValidationError
 from neurostore.osio import Durability
 from neurostore.schema import KINDS
 from neurostore.series import Volume
 from neurostore.session import Session
 from neurostore.views import View
 
-__all__ = ["Doomed", "Keep", "clean", "keep_rules", "rules_of", "select"]
+__all__ = ["Doomed", "Keep", "clean", "drop", "keep_rules", "rules_of", "select"]
 
 _log = logging.getLogger(__name__)
 _DAY = 86_400.0
@@ -166,11 +167,14 @@ class Doomed:
     ids
         All of them, in time order.
     entries
-        The same for each file of the series that loses some.
+        The same for each file of the series that loses some and keeps others.
+    whole
+        Files before the newest that lose all they have, and are dropped.
     """
 
     ids: list[str]
     entries: list[tuple[Volume, list[Entry]]]
+    whole: list[Volume]
 
 
 class _History:
@@ -286,24 +290,57 @@ def select(
 
 def _sorted_out(history: _History, gone: Mask) -> Doomed:
     entries: list[tuple[Volume, list[Entry]]] = []
+    whole: list[Volume] = []
     ids: dict[int, str] = {}
     for place, member in enumerate(history.members):
         mine = gone[history.member[gone] == place].tolist()
         found = [history.entry(position) for position in mine]
         ids.update(zip(mine, (entry.id for entry in found), strict=True))
-        if found:
+        if found and place and len(found) == int((history.member == place).sum()):
+            whole.append(member)
+        elif found:
             entries.append((member, found))
-    return Doomed([ids[position] for position in gone.tolist()], entries)
+    return Doomed([ids[position] for position in gone.tolist()], entries, whole)
 
 
 def clean(session: Session, doomed: Doomed, timeout: float, durability: Durability) -> None:
-    """Remove what is doomed, in one commit for every file; inside ``session.writing``."""
+    """Remove what is doomed, in one commit for every file; inside ``session.writing``.
+
+    Files that are doomed whole are taken out of the series; :func:`drop` removes them after that
+    was committed.
+
+    Raises
+    ------
+    ClosedError
+        Files before the newest are concerned, and this is a batch, which could be undone.
+    """
+    older = [volume for volume, _ in doomed.entries if volume.path != session.path]
+    if (older or doomed.whole) and not session.is_outermost:
+        raise ClosedError(
+            f"{session.path}: records of rotated files cannot be removed inside a batch; end the "
+            "batch first"
+        )
     for volume, entries in doomed.entries:
+        if volume.path == session.path:
+            session.remove(entries)
+            continue
         with (
             volume.open() as member,
             member.writing(timeout=timeout, durability=durability, sealed=True),
         ):
             member.remove(entries)
+    if doomed.whole:
+        names = [volume.path.name for volume in doomed.whole]
+        session.write_ledger(session.catalogue.ledger.without(names))
+
+
+def drop(doomed: Doomed) -> None:
+    """Remove the files that the series has let go of."""
+    for volume in doomed.whole:
+        with suppress(StoreNotFoundError, MovedError), volume.open() as member:
+            osio.discard(volume.path, member.io)
+            member.close()
+            _log.info("%s: dropped, all its records had expired", volume.path)
 
 
 # -- criteria ----------------------------------------------------------------------------------

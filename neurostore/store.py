@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +13,10 @@ from typing import Any, Literal, Self, TypeVar
 import xarray as xr
 
 from neurostore import (
-    compaction,
     filters,
     glance,
     querying,
     records,
-    retention,
     rotation,
     series,
     summary,
@@ -35,11 +33,10 @@ from neurostore.errors import (
     ValidationError,
 )
 from neurostore.following import Patience, new_records, parts
+from neurostore.keeping import Kept
 from neurostore.osio import IO, Durability
 from neurostore.page import Page, Section
-from neurostore.progress import Progress
 from neurostore.recording import CommitEvery, Recorder, Target, append, recorder
-from neurostore.retention import Keep
 from neurostore.session import Session, again, attach, release
 from neurostore.stencil import Layout
 from neurostore.times import TimeLike
@@ -118,7 +115,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
     )
 
 
-class Store:
+class Store(Kept):
     """Records in one HDF5 file, and in the files it was rotated to.  Made by `neurostore.open`.
 
     Several stores, in one process or many, may have the same file open; one at a time writes.
@@ -589,83 +586,6 @@ class Store:
         return overview(self, kind, start, end, name=name, figure=figure, figsize=figsize)
 
     # -- the file's life -----------------------------------------------------------------------
-
-    def cleanup(
-        self,
-        retention_days: float | None = None,
-        *,
-        keep: Keep | Iterable[Keep | Mapping[str, Any]] | None = None,
-        kind: str | None = None,
-        name: str | None = None,
-        now: TimeLike | None = None,
-        model_time: bool = False,
-        dry_run: bool = False,
-    ) -> list[str]:
-        """Remove records, older than a number of days or by rules; return their ids in time order.
-
-        All that a file loses, it loses in one commit.  The space is won back by :meth:`compact`.
-
-        Parameters
-        ----------
-        retention_days
-            Records with a timestamp before ``now`` less this many days go.
-        keep
-            Instead of days, one rule or several: a record goes if a rule speaks of it and none
-            keeps it.
-        kind, name
-            With ``retention_days``: only these.
-        now
-            The moment to count days back from; the clock's if it is None.
-        model_time
-            Timestamps before 1980 are taken for model seconds, which have no age in days: they are
-            kept; True gives them one.
-        dry_run
-            Remove nothing, only return what would be.
-
-        Examples
-        --------
-        >>> import neurostore
-        >>> store = neurostore.open(tmp / "run.h5")
-        >>> for day in range(4):
-        ...     ds = neurostore.spike_train([0.1], [1], timestamp=1.7e9 + day * 86_400)
-        ...     _ = store.store(ds)
-        >>> store.cleanup(2, now=1.7e9 + 3.5 * 86_400, dry_run=True)
-        ['train_1700000000.0', 'train_1700086400.0']
-        >>> store.cleanup(keep=neurostore.Keep(latest=1))
-        ['train_1700000000.0', 'train_1700086400.0', 'train_1700172800.0']
-        """
-        rules = retention.rules_of(retention_days, keep, kind, name)
-        if dry_run:
-            return again(lambda: retention.select(self._session(), rules, now, model_time).ids)
-        with self._writing() as session:
-            doomed = retention.select(session, rules, now, model_time)
-            retention.clean(session, doomed, self._timeout, self._durability)
-        return doomed.ids
-
-    def compact(self, *, progress: Progress = None) -> int:
-        """Write the file anew without what was removed; return the bytes that were won.
-
-        Chunks are moved, not encoded again.  Readers go on undisturbed, writers wait.
-
-        Parameters
-        ----------
-        progress
-            True shows a bar on a terminal; a function is called with the number of groups that
-            were moved and of all groups.
-
-        Raises
-        ------
-        NoSpaceError
-            The new file would not fit beside the old one.
-        """
-        return again(
-            lambda: compaction.compact(
-                self._writable(),
-                timeout=self._timeout,
-                durability=self._durability,
-                progress=progress,
-            )
-        )
 
     def rotate(self) -> Path:
         """Close the file off under a new name, and go on in an empty one; return the new name.

@@ -54,6 +54,7 @@ from neurostore.stencil import Growth, Layout, Stamped, Stencils
 
 __all__ = [
     "H5File",
+    "Raw",
     "Stamper",
     "adopt",
     "beside",
@@ -67,8 +68,10 @@ __all__ = [
     "has",
     "has_catalogue",
     "is_recording",
+    "keep_creation_time",
     "look",
     "open_native",
+    "open_new",
     "own_attrs",
     "read_values",
     "set_aside",
@@ -225,17 +228,18 @@ def write_catalogue(catalogue: Catalogue, h5file: H5File) -> None:
     """Write to a file that is open with HDF5's own driver, and let HDF5 place it first."""
     h5file.flush()
     with open(h5file.filename, "r+b", buffering=0) as stream:
-        catalogue_file.Writer(h5file, _Raw(stream)).write(catalogue)
+        catalogue_file.Writer(h5file, Raw(stream)).write(catalogue)
     h5file.flush()
 
 
-class _Raw:
+class Raw:
     """A file as bytes, for the catalogue."""
 
     def __init__(self, stream: io.FileIO) -> None:
         self._stream = stream
 
     def put(self, data: bytes, offset: int) -> None:
+        """Write ``data`` at ``offset``."""
         os.pwrite(self._stream.fileno(), data, offset)
 
 
@@ -258,7 +262,7 @@ def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -
         Bytes of a page, where the file is to be laid out in pages.
     """
     build(str(temporary), page_size)
-    with open_native(path) as old, _open_new(temporary) as new:
+    with open_native(path) as old, open_new(temporary) as new:
         held = catalogue_file.read(old) or rebuild(old)
         fresh = catalogue_file.read(new)
         assert fresh is not None
@@ -275,7 +279,7 @@ def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -
                 raise DamagedError(
                     f"{path}: /{parent} has {count} records, {_count(new, parent)} in the copy"
                 )
-        _keep_creation_time(old, new)
+        keep_creation_time(old, new)
         if fresh.ledger != Ledger():
             ledger.write(new, fresh.ledger)
         fresh.state["modified"] = time.time_ns()
@@ -283,7 +287,7 @@ def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -
     os.utime(temporary, ns=(fresh.state["modified"],) * 2)
 
 
-def _open_new(temporary: Path) -> H5File:
+def open_new(temporary: Path) -> H5File:
     """Open a file that is being made; metadata in blocks, so that it is written in few pieces."""
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
@@ -299,7 +303,8 @@ def _count(h5file: H5File, path: str) -> int:
     return len(h5g.open(h5file.id, path.encode())) if has(h5file, path) else 0
 
 
-def _keep_creation_time(old: H5File, new: H5File) -> None:
+def keep_creation_time(old: H5File, new: H5File) -> None:
+    """Let a file that is made anew be as old as the one that it replaces."""
     found = h5attrs.read_one(old.id, b"created_at")
     if found is not None:
         h5attrs.overwrite(new.id, b"created_at", np.array(found, np.float64))

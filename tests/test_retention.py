@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 import neurostore
-from neurostore import Keep, Store, ValidationError
+from neurostore import (
+    ClosedError,
+    Keep,
+    RecordNotFoundError,
+    Store,
+    StoreNotFoundError,
+    ValidationError,
+)
 
 DAY = 86_400.0
 NOW = 1_700_000_000.0
@@ -156,3 +163,32 @@ def test_arguments_that_contradict_each_other(store: Store) -> None:
             store.cleanup(**arguments)
     with pytest.raises(ValidationError, match="rule 1 has 'newest', expected some of"):
         store.cleanup(keep=[{"newest": 3}])
+
+
+def test_a_file_that_loses_all_is_dropped(store: Store) -> None:
+    first = store.rotate()
+    for day in range(10, 14):
+        store.store(train(NOW - (9 - day) * DAY))
+    second = store.rotate()
+    store.store(train(NOW + 6 * DAY))
+    lazy = store.retrieve(store.ids(TRAIN)[0])
+    rules = [Keep(latest=3, kind=TRAIN), Keep(kind="reservoir_states", latest=0)]
+    assert len(store.cleanup(keep=rules, dry_run=True)) == 20
+    assert first.exists()
+    with pytest.raises(ClosedError, match="inside a batch"), store.batch():
+        store.cleanup(keep=rules)
+    assert len(store.ids()) == 23
+    assert len(store.cleanup(keep=rules)) == 20
+    assert not first.exists()
+    assert second.exists()
+    assert len(store.ids()) == 3
+    assert len(store.info()["files"]) == 2
+    with pytest.raises((RecordNotFoundError, StoreNotFoundError)):
+        lazy.load()
+    assert store.store(train(NOW - 9 * DAY)) != f"train_{NOW - 9 * DAY!r}", "ids are given once"
+    size = second.stat().st_size
+    won = store.compact()
+    assert second.stat().st_size < size
+    assert won >= size - second.stat().st_size
+    assert len(store.ids()) == 4
+    assert store.verify().ok

@@ -3,7 +3,8 @@
 It parses, delegates and prints, and knows the store by its public methods alone.
 
 Exit status: 0, all is well; 1, something wrong was found, or an error of neurostore's own, said in
-one line on the standard error; 2, the command was not understood.
+one line on the standard error; 2, the command was not understood; 75, another process was writing
+all the time, try again later.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated
 import typer
 
 from neurostore._version import __version__
-from neurostore.cli import check, give, look, trial
+from neurostore.cli import check, give, keep, look, trial
 from neurostore.cli.output import FOUND, log_to_stderr, one_line
 from neurostore.errors import HDF5StorageError
 
@@ -24,12 +25,12 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="neurostore",
     help="A labelled, crash-safe home for neural-simulation data in one plain HDF5 file.",
-    epilog="Exit status: 0 all is well, 1 something wrong was found or went wrong, 2 usage.",
+    epilog="Exit status: 0 all is well, 1 something is or went wrong, 2 usage, 75 try later.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 #: A file per purpose; the order is that of ``--help``.
-for group in (look, check, give, trial):
+for group in (look, check, keep, give, trial):
     app.add_typer(group.commands)
 
 

@@ -10,17 +10,17 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from neurostore.progress import Report, reporting
 from neurostore.wording import printable
 
 __all__ = [
@@ -110,21 +110,15 @@ def _console() -> Console:
     return console if console.is_terminal else Console(file=sys.stdout, width=_ENDLESS)
 
 
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str) -> AbstractContextManager[Report]:
     """Show how far something is, on the standard error where that is a terminal.
 
-    Yields a function of the number of things done and of all things; call it as often as you like.
+    Gives a function of the number of things done and of all things; call it as often as you like.
 
     >>> with progress("verifying") as report:
-    ...     report(1, 10)
+    ...     _ = report(1, 10)
     """
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    silent = not console.is_terminal
-    with Progress(*columns, console=console, disable=silent, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    return reporting(True, what)
 
 
 def log_to_stderr(level: int) -> None:
