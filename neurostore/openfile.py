@@ -35,7 +35,7 @@ from neurostore.ledger import Ledger
 from neurostore.locks import FileLocks, hold_data_lock
 from neurostore.osio import IO, Durability, OsIO
 from neurostore.reading import Part
-from neurostore.rebuilding import rebuild
+from neurostore.rebuilding import merge, rebuild
 from neurostore.registry import Key, Registry, key_of
 from neurostore.stencil import Stencils
 from neurostore.tree import H5File
@@ -178,23 +178,26 @@ class OpenFile:
         file's time of modification to the one it notes; anybody else's writing changes it.
         """
         if self._depth == 0 and self._catalogue is not None:
-            modified = os.fstat(self._state_fd).st_mtime_ns
-            self._untouched = modified == self._catalogue.state["modified"]
+            self._untouched = self._modified() == self._catalogue.state["modified"]
         return self._untouched
 
+    def _modified(self) -> int:
+        return os.fstat(self._state_fd).st_mtime_ns
+
     def _catalogue_for(self, h5file: H5File) -> Catalogue:
-        if self._catalogue is not None and self._catalogue_of is not h5file:
-            if catalogue_file.refresh(self._catalogue, h5file):
-                self._catalogue_of = h5file
-            else:
-                self._catalogue = None
-        if self._catalogue is None:
-            with naming_damage(f"{self.path}: its catalogue and its groups cannot be read"):
-                found = catalogue_file.read(h5file)
-                self._catalogue = found if found is not None else rebuild(h5file)
-            self._catalogue_of = h5file
-            self._templates = {}
-        return self._catalogue
+        held = self._catalogue
+        if held is not None and self._catalogue_of is h5file:
+            return held
+        with naming_damage(f"{self.path}: its catalogue and its groups cannot be read"):
+            if held is None or not catalogue_file.refresh(held, h5file):
+                held = catalogue_file.read(h5file)
+                self._templates = {}
+            if held is None:
+                held = rebuild(h5file)
+            elif self._modified() != held.state["modified"]:
+                merge(held, h5file)
+        self._catalogue, self._catalogue_of = held, h5file
+        return held
 
     def _is_current(self) -> bool:
         assert self._file is not None
@@ -365,8 +368,7 @@ class OpenFile:
 
     def _distrust_if_touched(self, held: Catalogue) -> None:
         """Note that somebody else wrote: this commit would hide it from :meth:`is_untouched`."""
-        modified = os.fstat(self._state_fd).st_mtime_ns
-        if modified != held.state["modified"] and held.state["modified"]:
+        if self._modified() != held.state["modified"] and held.state["modified"]:
             held.state["trusted_from"] = held.state["serial"]
 
     @contextmanager

@@ -20,7 +20,7 @@ from neurostore.damage import UNREADABLE
 from neurostore.records import LINK_ATTR, ORIGINAL_NAME
 from neurostore.schema import KINDS, Kind
 
-__all__ = ["FOREIGN", "add_kind", "rebuild"]
+__all__ = ["FOREIGN", "add_kind", "merge", "rebuild"]
 
 #: Version of records that others wrote; rows that are not used have 0.
 FOREIGN = 2**32 - 1
@@ -40,9 +40,26 @@ def rebuild(h5file: h5py.File) -> Catalogue:
     return found
 
 
-def add_kind(found: Catalogue, h5file: h5py.File, kind: Kind) -> None:
-    """Add the records of one kind that stand in the tree."""
-    seen: set[str] = set()
+def merge(held: Catalogue, h5file: h5py.File) -> None:
+    """Add to a catalogue the records that somebody else put into the tree.
+
+    For a file that was touched since its last commit.  A group with no more links than the kind
+    has records costs a look at their number; a kind of several parts, where a link may lack
+    here and be too many there, one at all names.
+    """
+    for kind in KINDS.values():
+        live = held.select(kind)
+        parents = [h5file.get(part.path) for part in kind.parts]
+        groups = [parent for parent in parents if isinstance(parent, h5py.Group)]
+        if len(kind.parts) > 1 or any(len(group) > len(live) for group in groups):
+            add_kind(held, h5file, kind, set(held.ids(kind, live)))
+
+
+def add_kind(
+    found: Catalogue, h5file: h5py.File, kind: Kind, known: set[str] | None = None
+) -> None:
+    """Add the records of one kind that stand in the tree, but for those that are ``known``."""
+    seen = set() if known is None else known
     for part in kind.parts:
         parent = h5file.get(part.path)
         if not isinstance(parent, h5py.Group):
@@ -51,11 +68,21 @@ def add_kind(found: Catalogue, h5file: h5py.File, kind: Kind) -> None:
             if leaf not in seen and (row := _foreign_row(parent, leaf, kind)) is not None:
                 seen.add(leaf)
                 _add_found(found, kind, leaf, row)
+                if known is not None:
+                    _keep_numbers(found, parent, leaf)
 
 
 def _add_found(found: Catalogue, kind: Kind, leaf: str, row: Mapping[str, Any]) -> None:
     explicit = "" if kind.leaf(row["name"], row["timestamp"]) == leaf else leaf
     found.add(kind, leaf=explicit, **row)
+
+
+def _keep_numbers(found: Catalogue, parent: h5py.Group, leaf: str) -> None:
+    """See that the numbers of a record's dimensions are not given to another."""
+    with contextlib.suppress(*UNREADABLE):  # named when it is read
+        item = parent[leaf]
+        highest = _highest_number(item) if isinstance(item, h5py.Group) else -1
+        found.state["dimensions"] = max(found.state["dimensions"], highest + 1)
 
 
 def _foreign_row(parent: h5py.Group, leaf: str, kind: Kind) -> dict[str, Any] | None:
@@ -127,9 +154,9 @@ def _foreign_length(item: h5py.Group | h5py.Dataset, kind: Kind) -> int:
     return int(item[first].shape[0]) if first is not None and item[first].shape else 0
 
 
-def _highest_number(h5file: h5py.File) -> int:
+def _highest_number(found: h5py.Group) -> int:
     """Return the highest netCDF dimension number; what cannot be opened has none."""
-    highest, seen, pending = -1, set(), [h5file.id]
+    highest, seen, pending = -1, set(), [found.id]
     while pending:
         group = pending.pop()
         with contextlib.suppress(*UNREADABLE):

@@ -386,10 +386,9 @@ def _in_store(
     variable: Any, name: str, coordinate: bool
 ) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
     """Return values in the form they take on disk, dimensions of ours, attributes to undo it."""
-    if isinstance(variable, Plain) or variable.chunks is None:
+    data = variable.values if isinstance(variable, Plain) else variable.data
+    if type(data) is not np.ndarray and not isinstance(variable, Plain) and not is_dask(data):
         data = variable.values
-    else:
-        data = variable.data
     later = deferred(data, coordinate) if is_dask(data) else None
     if later is None:
         array = _at_once(data, name)

@@ -99,7 +99,8 @@ class CrashSafeFile(View):
         io = io or OsIO()
         super().__init__(os.path.realpath(os.fspath(path)), os.O_RDWR, io)
         self._pwrite = io.pwrite
-        self._tail_stop = -1
+        #: Up to where anything was handed to the system since the last commit.
+        self._written_to = 0
         self._journal_path = beside(self.path, "-journal")
         self._journal_fd = -1
         self._journal_head = b""
@@ -170,26 +171,35 @@ class CrashSafeFile(View):
             self._eoa = stop
 
     def _gather(self, data: Any, start: int, stop: int) -> None:
-        """Write behind the committed end; small neighbours in one call of the system."""
+        """Keep what is written behind the committed end, to hand it to the system in one piece.
+
+        HDF5 writes the chunks of a record first, and the headers that lie before them later;
+        until then there are zeros, but never over what was handed over already.
+        """
         if stop - start > _GATHERED:  # a chunk: not copied once more
             self._spill()
             self._out(data, start)
             return
-        if start != self._tail_stop:
+        tail = self._tail
+        if not tail:
+            fresh = self._written_to <= self._end and stop - self._end <= _GATHERED
+            self._tail_start = self._end if fresh else start
+        at, size = start - self._tail_start, len(tail)
+        behind = at > size and self._tail_start + size < self._written_to
+        if at < 0 or at + len(data) > _GATHERED or behind:
             self._spill()
-            self._tail_start = start
-        self._tail += data
-        self._tail_stop = stop
-        if len(self._tail) > _GATHERED:
-            self._spill()
+            tail, at, size, self._tail_start = self._tail, 0, 0, start
+        if at > size:
+            tail += bytes(at - size)
+        tail[at : at + len(data)] = data
 
     def _spill(self) -> None:
         tail, self._tail = self._tail, bytearray()
         if tail:
             self._out(tail, self._tail_start)
-        self._tail_stop = -1
 
     def _out(self, data: Any, start: int) -> None:
+        self._written_to = max(self._written_to, start + len(data))
         if self._pwrite(self._fd, data, start) != len(data):
             write_all(self._io, self._fd, memoryview(data), start)
 
@@ -387,7 +397,7 @@ class CrashSafeFile(View):
         self._own()
         self._changed.clear()
         self._tail.clear()
-        self._tail_stop = -1
+        self._written_to = 0
         self._eoa = self._end
         if self._fd >= 0 and self._io.size(self._fd) > self._end:
             try:

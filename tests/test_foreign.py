@@ -490,3 +490,56 @@ def test_a_lost_catalogue_loses_nothing(tmp_path: Path, damage: Any, mode: Any) 
         assert sorted(store.ids()) == sorted([*ids, new, again])
         for record_id in store.ids():
             store.retrieve(record_id).load()
+
+
+# -- records that others add to a store
+
+
+def add_by_h5py(path: Path) -> list[str]:
+    with h5py.File(path, "a") as h5file:
+        group = h5file.create_group("spike_trains/raw_data/train_2.5")
+        group["spike_times"], group["neuron_ids"] = [0.1, 0.2], [1, 2]
+        h5file["activations/reservoir_states/other_7.0"] = RESERVOIR
+        h5file["network_states/weights/snapshot_8.0/weights"] = np.eye(3)
+    return ["train_2.5", "other_7.0", "snapshot_8.0"]
+
+
+@pytest.mark.parametrize("mode", ["r", "a"])
+def test_records_that_another_tool_adds_are_seen(tmp_path: Path, mode: Any) -> None:
+    path = tmp_path / "run.h5"
+    ids = filled(path)
+    added = add_by_h5py(path)
+    with neurostore.open(path, mode) as store:
+        assert sorted(store.ids()) == sorted([*ids, *added])
+        assert store.ids("spike_train", 2, 3) == ["train_2.0", "train_2.5", "train_3.0"]
+        assert store.range("spike_train")["row_size"].sum() == 13
+        assert store.ids(name="other") == ["other_7.0"]
+        assert store.retrieve("train_2.5")["neuron_ids"].values.tolist() == [1, 2]
+        np.testing.assert_array_equal(store.retrieve("snapshot_8.0")["weights"], np.eye(3))
+    with neurostore.open(path) as store:  # the next commit takes them over, none twice
+        again = store.store(neurostore.spike_train([0.9], [9], timestamp=2.5))
+        assert again == "train_2.5~2"
+    with neurostore.open(path, "r") as store:
+        assert sorted(store.ids()) == sorted([*ids, *added, again])
+
+
+def test_dimension_numbers_of_added_records_are_not_given_again(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    filled(path)
+    ds = neurostore.reservoir_states(RESERVOIR, "stock", timestamp=1.0)
+    group = "activations/reservoir_states/stock_1.0"
+    ds.to_netcdf(path, mode="a", group=group, engine="h5netcdf")
+    with neurostore.open(path) as store:
+        assert "stock_1.0" in store.ids()
+        store.store(neurostore.reservoir_states(RESERVOIR, "ours", timestamp=1.0))
+    numbers: dict[str, int] = {}
+
+    def look(name: str, item: Any) -> None:
+        if "_Netcdf4Dimid" in item.attrs:
+            numbers[name] = int(item.attrs["_Netcdf4Dimid"])
+
+    with h5py.File(path) as h5file:
+        h5file.visititems(look)
+    ours = {number for name, number in numbers.items() if "ours_1.0" in name}
+    assert len(ours) == 2
+    assert not ours & {number for name, number in numbers.items() if "ours_1.0" not in name}

@@ -266,7 +266,7 @@ def sampled(states: Iterator[State], share: float) -> Iterator[State]:
 
 def test_power_cut_at_every_operation(path: Path, tmp_path: Path) -> None:
     io = RecordingIO()
-    contents = run_workload(path, io, rounds=4 if FULL else 2)
+    contents = run_workload(path, io, rounds=8 if FULL else 4)
     for seed in range(20 if FULL else 1):
         states = started(crash_states(io.log, seed=seed))
         looked, problem = enumerate_crashes(states, contents, tmp_path / "crash")
@@ -277,7 +277,7 @@ def test_power_cut_at_every_operation(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("durability", ["power", "process"])
 def test_kill_at_every_operation(path: Path, tmp_path: Path, durability: str) -> None:
     io = RecordingIO()
-    contents = run_workload(path, io, rounds=2, durability=durability)
+    contents = run_workload(path, io, rounds=4, durability=durability)
     looked, problem = enumerate_crashes(started(kill_states(io.log)), contents, tmp_path / "crash")
     assert not problem
     assert looked > 300
@@ -298,7 +298,7 @@ def test_crash_during_recovery_then_recovery(path: Path, tmp_path: Path) -> None
     folder, again = tmp_path / "crash", tmp_path / "again"
     states = (s for s in started(crash_states(io.log)) if any("-journal" in n for n in s.image))
     looked = 0
-    for state in sampled(states, 0.04):
+    for state in sampled(states, 0.08):
         first = lay_out(state.image, folder)
         second = RecordingIO()
         for name in state.image:
