@@ -167,22 +167,6 @@ def elsewhere(path: Path, code: str) -> None:
     subprocess.run([sys.executable, "-c", run], check=True, timeout=120)
 
 
-@pytest.mark.parametrize("name", ["n" * 252 + ".h5", "é" * 126 + ".h5"], ids=["ascii", "two bytes"])
-def test_a_name_as_long_as_the_system_takes(tmp_path: Path, name: str) -> None:
-    with neurostore.open(tmp_path / name) as store:
-        store.store(train(5, 1.0))
-        assert all(len(os.fsencode(entry)) <= 255 for entry in os.listdir(tmp_path))
-        assert len(os.listdir(tmp_path)) == 3  # with its journal and its lock
-        store.compact()
-        assert store.ids() == ["train_1.0"]
-        with pytest.raises(StoreError, match="ENAMETOOLONG"):
-            store.rotate()
-        store.store(train(5, 2.0))
-    assert os.listdir(tmp_path) == [name]
-    with neurostore.open(tmp_path / name) as store:
-        assert store.ids() == ["train_1.0", "train_2.0"]
-
-
 def swallow_an_inner_failure(store: neurostore.Store) -> None:
     with store.batch():
         store.store(train(5, 50.0))
