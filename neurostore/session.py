@@ -77,6 +77,7 @@ class Session(OpenFile):
         assert self._writer is not None
         assert self._stamper is not None
         held = self._catalogue_for(self._writer)
+        self._count_puts()
         kind = record.kind
         record_id, leaf = held.claim(kind, record.name, record.timestamp, taken)
         stored = 0

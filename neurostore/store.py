@@ -212,6 +212,8 @@ class Store(Kept):
     def _attach(self) -> Session:
         if self._closed:
             raise ClosedError(f"{self.path}: the store is closed; open it again")
+        if self._attached is not None and self._attached.in_batch:
+            return self._attached
         session = attach(self.path, self.mode, self, io=self._io)
         if session is not self._attached:
             if self._attached is not None:
