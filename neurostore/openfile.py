@@ -704,7 +704,7 @@ class OpenFile:
         """Leave the file to the parent, in a forked child: write nothing, hold no lock of it."""
         self.mutex = threading.RLock()
         self.closed = True
-        self._aside = None
+        self._aside, self._batch_of = None, 0
         if self._file is not None:
             self._file.abandon()
             self._file.release()
