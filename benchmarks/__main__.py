@@ -11,9 +11,12 @@ from typing import Protocol
 
 from benchmarks import (
     breakdown,
+    encoders,
     growth,
     import_time,
+    limits,
     long_train,
+    memory,
     open_engine,
     open_tree,
     peers,
@@ -49,6 +52,9 @@ CASES: tuple[Case, ...] = (
     open_tree,
     snapshot,
     long_train,
+    encoders,
+    limits,
+    memory,
     peers,
 )
 

@@ -1,4 +1,4 @@
-"""A snapshot of 1,000 neurons and a dense trace: write, read and size, beside h5py's own gzip.
+"""A snapshot and a trace, random and real: write, read and size, beside h5py's own gzip.
 
 Each write and each read runs from opening the file to closing it.
 """
@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 
 import neurostore
-from benchmarks import trains
+from benchmarks import recordings, trains
 from benchmarks.measure import duel
-from benchmarks.report import Table, size, speedup
+from benchmarks.recordings import Arrays
+from benchmarks.report import Line, Row, Table, size, speedup
 
 NAME = "snapshot"
 
@@ -21,24 +22,44 @@ NAME = "snapshot"
 def run(folder: Path, *, quick: bool) -> Table:
     """Write both files anew in every round, then read them."""
     neurons, rounds = (100, 1) if quick else (1_000, 7)
-    arrays = network(neurons)
+    table = Table(
+        f"A snapshot of {neurons:,} neurons and a plasticity trace",
+        "Random: adjacency int64 of 0/1, weights log-normal and 10 % dense, states, and a dense "
+        "random trace. Real: the connectome of 3,013 neurons, and the membrane potentials of a "
+        "simulation. From opening the file to closing it, with the syncs of a commit. The peer is "
+        "h5py with gzip 6 and Fletcher-32, without sync.",
+    )
+    for what, arrays in networks(neurons, quick).items():
+        table.rows += figures(folder, what, arrays, rounds)
+    return table
+
+
+def figures(folder: Path, what: str, arrays: Arrays, rounds: int) -> list[Row | Line]:
+    """Write, read and size of one network."""
     ours, peer = folder / "snapshot.h5", folder / "snapshot-bare.h5"
     written = duel(
         lambda _: by_storage(ours, arrays), lambda _: by_h5py(peer, arrays), rounds=rounds
     )
     read = duel(lambda _: from_storage(ours), lambda _: from_h5py(peer), rounds=rounds)
-    table = Table(
-        f"A snapshot of {neurons:,} neurons and a plasticity trace",
-        "Adjacency 0/1, weights log-normal and 10 % dense, states, and a dense random trace, from "
-        "opening the file to closing it. The peer is h5py with gzip 6 and Fletcher-32.",
-    )
-    table.rows += [speedup("write", written, 10), speedup("read", read, 3)]
     bytes_ours, bytes_peer = (float(path.stat().st_size) for path in (ours, peer))
-    table.rows.append(size("size", bytes_ours, bytes_peer, bytes_peer, "≤ 1x the size"))
-    return table
+    return [
+        speedup(f"{what}: write", written, 10),
+        speedup(f"{what}: read", read, 3),
+        size(f"{what}: size", bytes_ours, bytes_peer, bytes_peer, "≤ 1x the size"),
+    ]
 
 
-def network(n: int) -> dict[str, np.ndarray]:
+def networks(neurons: int, quick: bool) -> dict[str, Arrays]:
+    """The random network, and the real one where it is at hand."""
+    found = {"random": network(neurons)}
+    data = recordings.folder()
+    if data is not None and not quick:
+        potentials = np.load(data / "brian2_cuba_4000.npz")["v_mV"]
+        found["real"] = recordings.connectome(data) | {"trace": np.tile(potentials, (5, 1))}
+    return found
+
+
+def network(n: int) -> Arrays:
     """Random matrices of ``n`` neurons."""
     rng = np.random.default_rng(0)
     weights = np.where(rng.random((n, n)) < 0.1, rng.lognormal(0, 1, (n, n)), 0)
@@ -50,7 +71,7 @@ def network(n: int) -> dict[str, np.ndarray]:
     }
 
 
-def by_storage(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def by_storage(path: Path, arrays: Arrays) -> None:
     """Write with the array face, all defaults."""
     path.unlink(missing_ok=True)
     with neurostore.HDF5Storage(path) as storage:
@@ -60,7 +81,7 @@ def by_storage(path: Path, arrays: dict[str, np.ndarray]) -> None:
         storage.store_plasticity_trace(1.0, arrays["trace"], "stdp")
 
 
-def by_h5py(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def by_h5py(path: Path, arrays: Arrays) -> None:
     """Write four datasets with h5py."""
     with h5py.File(path, "w") as h5file:
         for name, data in arrays.items():

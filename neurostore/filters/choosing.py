@@ -24,10 +24,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: From this level on the smallest size is looked for.
 ARCHIVE_LEVEL = 7
 _SAMPLE_BYTES = 32 * 1024
-_LARGE_SAMPLE_BYTES = 64 * 1024
 _GLANCE_BYTES = 2 * 1024
 _SMALL_BYTES = 64 * 1024
-_LARGE_BYTES = 2**20
 #: Planes that shrink by less than a third may be stored as they are, if the size allows it.
 _NOISE_SHARE = 0.66
 _ROOM = 0.97
@@ -72,8 +70,6 @@ def trial(array: Array, chunks: tuple[int, ...], level: int) -> Choice:
         if found is not None:
             return found
     sample = _Sample(_sample(array, chunks, _SAMPLE_BYTES))
-    if array.nbytes >= _LARGE_BYTES and sample.plain(ISAL) < 0.2 * sample.nbytes:
-        sample = _Sample(_sample(array, chunks, _LARGE_SAMPLE_BYTES))
     return _smallest(sample, level) if level >= ARCHIVE_LEVEL else _fastest(sample, level)
 
 

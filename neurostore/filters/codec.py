@@ -18,11 +18,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 CODEC_ERRORS = (deflate.DeflateError, ValueError, RuntimeError)
 
 
-def checked(data: Any) -> bytearray:
-    """Append the Fletcher32 of HDF5, to the same buffer where it can grow."""
-    grown = data if isinstance(data, bytearray) else bytearray(data)
-    grown += fletcher32(grown).to_bytes(4, "little")
-    return grown
+def checked(parts: list[Any]) -> bytearray:
+    """Join the parts of a chunk, and append the Fletcher32 of HDF5."""
+    whole = bytearray().join([*parts, bytes(4)])
+    view = memoryview(whole)
+    view[-4:] = fletcher32(view[:-4]).to_bytes(4, "little")
+    return whole
 
 
 def verified(data: Any) -> Any:

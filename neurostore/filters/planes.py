@@ -72,8 +72,10 @@ def shuffled(block: Array, chunk: tuple[int, ...], planes: slice = slice(None)) 
 # -- packing -----------------------------------------------------------------------------------
 
 
-def packed(block: Array, chunk: tuple[int, ...], encoder: Encoder, noise: int, share: float) -> Any:
-    """Make one zlib stream of the shuffled bytes of a block.
+def packed(
+    block: Array, chunk: tuple[int, ...], encoder: Encoder, noise: int, share: float
+) -> list[Any]:
+    """Make one zlib stream, in parts, of the shuffled bytes of a block.
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ def packed(block: Array, chunk: tuple[int, ...], encoder: Encoder, noise: int, s
     size = block.itemsize
     count = math.prod(chunk)
     if encoder.piece is None or count < PLANE_BYTES or size not in _WORDS:
-        return encoder.whole(shuffled(block, chunk).reshape(-1))
+        return [encoder.whole(shuffled(block, chunk).reshape(-1))]
     parts: list[Any] = [_HEAD]
     adler = 1
     for start, stop, value in _runs(_constants(block, chunk)):
@@ -109,7 +111,7 @@ def packed(block: Array, chunk: tuple[int, ...], encoder: Encoder, noise: int, s
         if raw < len(planes):
             parts.append(encoder.piece(planes[raw:].reshape(-1)))
     parts += [_END, adler.to_bytes(4, "big")]
-    return bytearray().join(parts)
+    return parts
 
 
 def joint_share(planes: Array) -> float:

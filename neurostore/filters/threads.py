@@ -16,11 +16,18 @@ _IN_FLIGHT_BYTES = 64 * 1024 * 1024
 _pool: tuple[int, ThreadPoolExecutor] | None = None
 
 
+def cores() -> int:
+    """Count the processors that this process may use: batch systems lend fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _threads() -> ThreadPoolExecutor:
     """Get the pool of this process; a forked child has none of its parent's threads."""
     global _pool
     if _pool is None or _pool[0] != os.getpid():
-        _pool = os.getpid(), ThreadPoolExecutor(os.cpu_count(), "neurostore-chunks")
+        _pool = os.getpid(), ThreadPoolExecutor(cores(), "neurostore-chunks")
     return _pool[1]
 
 
@@ -31,7 +38,7 @@ def each(
     if nbytes <= _THREADED_BYTES or nbytes <= chunk_bytes:
         yield from (function(*item) for item in items)
         return
-    workers = os.cpu_count() or 1
+    workers = cores()
     ahead = max(workers, min(8 * workers, _IN_FLIGHT_BYTES // max(1, chunk_bytes)))
     pending: deque[Future[T]] = deque()
     try:

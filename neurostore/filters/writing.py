@@ -173,27 +173,29 @@ def _encoded(block: Array, pipeline: Pipeline) -> Any:
     Every filter of the pipeline is applied, even where deflate does not shrink: HDF5 2.0 forgets
     the filter mask of the chunk that was written last and of one that is overwritten.
     """
-    data = packed_chunk(block, pipeline)
-    if pipeline.fletcher32:
-        return checked(data)
-    return data.tobytes() if isinstance(data, np.ndarray) else data
+    parts = _packed(block, pipeline)
+    return checked(parts) if pipeline.fletcher32 else b"".join(parts)
 
 
-def packed_chunk(block: Array, pipeline: Pipeline) -> Any:
-    """Shuffle and deflate one chunk, as far as the pipeline has it; the checksum is left out."""
+def packed_chunk(block: Array, pipeline: Pipeline) -> bytes:
+    """Shuffle and compress one chunk, as far as the pipeline has it; the checksum is left out."""
+    return b"".join(_packed(block, pipeline))
+
+
+def _packed(block: Array, pipeline: Pipeline) -> list[Any]:
+    """Shuffle and compress one chunk, as far as the pipeline has it; return it in parts."""
     chunks, choice = pipeline.chunks, pipeline.packing
     assert chunks is not None
     if pipeline.shuffle and pipeline.codec == "gzip":
         return packed(block, chunks, choice.encoder, choice.noise, choice.noise_share)
     if pipeline.shuffle:
-        return _compressed(shuffled(block, chunks).reshape(-1), pipeline)
+        return [_compressed(shuffled(block, chunks).reshape(-1), pipeline)]
     if block.shape == chunks:
         plain = np.ascontiguousarray(block)
     else:
         plain = np.zeros(chunks, block.dtype)
         plain[tuple(map(slice, block.shape))] = block
-    data = plain.reshape(-1).view(np.uint8)
-    return _compressed(data, pipeline)
+    return [_compressed(plain.reshape(-1).view(np.uint8), pipeline)]
 
 
 def _compressed(data: Array, pipeline: Pipeline) -> Any:
@@ -210,7 +212,7 @@ def sealed(body: Any, size: int) -> bytearray:
 
     HDF5 and zlib stop at the end of a deflate stream and do not look at what is behind.
     """
-    return checked(bytearray(body).ljust(size - 4, b"\0"))
+    return checked([body, bytes(size - 4 - len(body))])
 
 
 def encoder_for(block: Array, pipeline: Pipeline) -> Pipeline:
