@@ -573,6 +573,32 @@ def test_a_level_keeps_its_meaning_on_recordings(real_data: Path, level: int) ->
     assert not worse
 
 
+@pytest.mark.parametrize("level", range(10))
+def test_a_record_is_never_larger_than_h5py_makes_it(real_data: Path, level: int) -> None:
+    """Beside its own defaults at the level: no shuffle, chunks as it guesses them."""
+    found = recorded(real_data)
+    records = {
+        "spikes": ["brian2 spike_t", "brian2 spike_i"],
+        "connectome": ["larva edges", "larva weights"],
+        "states": ["brian2 v_mV", "spyx hidden_spikes"],
+    }
+    for names in records.values():
+        ours = theirs = 0
+        for array in (
+            found[name][:700, :300] if found[name].ndim == 2 else found[name] for name in names
+        ):
+            with in_memory() as h5file:
+                pipeline = choose(array, "gzip", level, 1024)
+                mine = write(created(h5file, array, pipeline), array, pipeline)
+                other = h5file.create_dataset(
+                    "y", data=array, compression="gzip", compression_opts=level, fletcher32=True
+                )
+                h5file.flush()
+                assert mine <= 1.05 * other.id.get_storage_size()
+                ours, theirs = ours + mine, theirs + other.id.get_storage_size()
+        assert ours <= theirs
+
+
 def test_a_forked_child_has_threads_of_its_own(h5file: h5py.File) -> None:
     code = """
 import os, h5py, numpy as np

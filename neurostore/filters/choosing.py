@@ -33,8 +33,8 @@ _ROOM = 0.97
 _LADDER = (ISAL, RLE, zng(2), libdeflate(1), libdeflate(5), zng(6), libdeflate(7))
 #: Whole chunks shrink a little better than the pieces of a sample.
 _TOLERANCE = 1.02
-#: ISA-L loses most on long repetitions, and a sample shows least of them.
-_REPETITIVE = 0.85
+#: ISA-L loses most on repetitions that are long or far apart, and a sample shows least of them.
+_REPETITIVE, _MIXED = 0.85, 0.95
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,6 @@ def _glance(values: Array) -> Choice | None:
 def _fastest(sample: _Sample, level: int) -> Choice:
     """Go from the fastest encoder to the slowest, up to one that is as small as zlib."""
     reference = sample.plain(plain_zlib(level))
-    repeats = reference < 0.02 * sample.nbytes
     ways = [True, False] if sample.values.itemsize > 1 else [False]
     best: tuple[float, Choice] = _TOLERANCE * reference, Choice(False, plain_zlib(level))
     for encoder in _LADDER:
@@ -131,7 +130,7 @@ def _fastest(sample: _Sample, level: int) -> Choice:
         smallest = min(sizes.values())
         # Where they are alike, shuffled bytes are packed and unpacked faster.
         shuffle = sizes.get(True, math.inf) <= 1.01 * smallest
-        if smallest <= reference * (_REPETITIVE if encoder is ISAL and repeats else 1.0):
+        if smallest <= reference * _margin(encoder, shuffle, reference / sample.nbytes):
             if shuffle:
                 return _with_noise(sample, encoder, sizes[True], reference)
             return Choice(False, encoder)
@@ -139,6 +138,13 @@ def _fastest(sample: _Sample, level: int) -> Choice:
             best = smallest, Choice(shuffle, encoder)
         ways = [way for way, size in sizes.items() if size <= 1.4 * smallest]
     return best[1]
+
+
+def _margin(encoder: Encoder, shuffle: bool, share: float) -> float:
+    """To what part of the size in question a sample must shrink for the whole to be as small."""
+    if encoder is ISAL and share < 0.02:
+        return _REPETITIVE
+    return _MIXED if encoder is ISAL and not shuffle and 0.05 < share < 0.9 else 1.0
 
 
 def _smallest(sample: _Sample, level: int) -> Choice:
