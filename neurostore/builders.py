@@ -16,7 +16,7 @@ import xarray as xr
 from neurostore import names, schema, times, types
 from neurostore.errors import ValidationError
 from neurostore.index import with_event_index
-from neurostore.records import ORIGINAL_NAME, Draft, Plain
+from neurostore.records import ORIGINAL_NAME, Draft, Plain, odd_values
 from neurostore.schema import KINDS, Kind
 
 __all__ = ["build", "builder", "draft", *KINDS]
@@ -33,6 +33,7 @@ def build(
     details: Any = None,
     coords: Coords | None = None,
     units: str | None = None,
+    labels: Any = None,
 ) -> xr.Dataset:
     """Return the labelled Dataset of one record.
 
@@ -54,6 +55,9 @@ def build(
         Further coordinates, as ``xarray.Dataset.assign_coords`` takes them.
     units
         Unit of the kind's time-like variable, where it has one.
+    labels
+        Labels, shape (neuron,), of all dimensions that go over the same neurons: `pre`, `post`
+        and `neuron` of a snapshot.
 
     Raises
     ------
@@ -69,7 +73,10 @@ def build(
     ('neuron',)
     """
     made = draft(kind, values, timestamp=timestamp, name=name, details=details, units=units)
-    return _labelled(schema.kind_of(kind), made.to_dataset(), coords)
+    row = schema.kind_of(kind)
+    if labels is not None:
+        coords = {**_same_labels(row, made.sizes, labels, coords or {}), **(coords or {})}
+    return _labelled(row, made.to_dataset(), coords)
 
 
 def draft(
@@ -103,6 +110,29 @@ def draft(
     named: dict[Hashable, Any] = dict(variables.items())
     named[schema.TIMESTAMP] = stamp
     return Draft(named, frozenset(coordinates), attrs)
+
+
+def _same_labels(
+    row: Kind, sizes: Mapping[Hashable, int], labels: Any, coords: Coords
+) -> dict[Hashable, Any]:
+    """Return the labels as a coordinate of every dimension that goes over the same things."""
+    array = np.asarray(labels)
+    dims = [dim for dim in row.same if dim in sizes]
+    found = [f"labels and coords both label {dim!r}" for dim in dims if dim in coords]
+    if array.ndim != 1:
+        found.append(f"labels has shape {array.shape}, expected one dimension")
+    else:
+        found += [
+            f"labels has {len(array)} values, {dim!r} {sizes[dim]}; where they are not the same "
+            f"neurons use coords={{{dim!r}: ...}}"
+            for dim in dims
+            if sizes[dim] != len(array)
+        ]
+    if not row.same:
+        found.append(f"labels: {row.name} has no dimensions of the same kind; use coords")
+    if found:
+        raise ValidationError.of(row.name, found)
+    return dict.fromkeys(dims, array)
 
 
 def _checked(found: list[str], function: Callable[..., Any], *args: Any) -> Any:
@@ -149,6 +179,9 @@ def _plain_variables(row: Kind, values: Mapping[str, Any], found: list[str]) -> 
             continue
         if not array.size and "f" not in rule.kinds and not hasattr(value, "dtype"):
             array = array.astype(np.int64)  # NumPy takes an empty list for floats
+        problem = odd_values(rule, array)
+        if problem is not None:
+            found.append(problem)
         dims = rule.dims_for(array.ndim)
         if dims is None:
             expected = " or ".join(str(dims) for dims in rule.dims)
@@ -259,6 +292,7 @@ def builder(kind: Kind) -> Callable[..., xr.Dataset]:
             details=taken[kind.details],
             coords=taken["coords"],
             units=taken.get("units"),
+            labels=taken.get("labels"),
         )
 
     make.__name__ = make.__qualname__ = kind.name
@@ -287,7 +321,8 @@ def _signature(kind: Kind) -> inspect.Signature:
 
 def _options(kind: Kind) -> Sequence[tuple[str, str]]:
     options = [(kind.details, "dict | None"), ("coords", "Mapping | None")]
-    return [*options, ("units", "str | None")] if kind.unit_of is not None else options
+    options += [("units", "str | None")] if kind.unit_of is not None else []
+    return [*options, ("labels", "ArrayLike | None")] if kind.same else options
 
 
 def _documentation(kind: Kind) -> str:
@@ -304,6 +339,9 @@ def _documentation(kind: Kind) -> str:
     lines += ["coords", "    Further coordinates, as ``xarray.Dataset.assign_coords`` takes them."]
     if kind.unit_of is not None:
         lines += ["units", f"    Unit of {kind.unit_of}; seconds if it is not given."]
+    if kind.same:
+        same = ", ".join(kind.same)
+        lines += ["labels", f"    Labels of {same} alike, where these are the same neurons."]
     lines += ["", "Returns", "-------", "xarray.Dataset", "    The labelled record."]
     lines += ["", "Raises", "------", "ValidationError", "    Names everything that is wrong."]
     lines += ["", "Examples", "--------", ">>> import numpy as np, neurostore"]

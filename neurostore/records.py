@@ -33,6 +33,7 @@ __all__ = [
     "examine_tree",
     "infer_kind",
     "misfits",
+    "odd_values",
     "problems",
 ]
 
@@ -251,6 +252,10 @@ def _record(ds: Draft, kind: Kind, found: _Findings) -> Record | None:
         for key, variable in variables.items()
         if (column := found.check(_column, key, variable, key in ds.coordinates, taken)) is not None
     ]
+    for column in columns:
+        rule = kind.variable(column.name)
+        if rule is not None and (problem := odd_values(rule, column.values)) is not None:
+            found.add(problem)
     if found.problems:
         return None
     own = stamp.attrs if stamp is not None else schema.TIMESTAMP_ATTRS
@@ -354,6 +359,23 @@ def _check_against_rows(
     if not any(row.name in variables for row in kind.variables):
         expected = ", ".join(row.name for row in kind.variables)
         found.add(f"no variable of the kind is there; expected at least one of {expected}")
+
+
+def odd_values(row: schema.Variable, values: Any) -> str | None:
+    """Return what is wrong with the values of a variable that must be finite, if anything is.
+
+    Values that are not in memory yet are not looked at.
+    """
+    if not row.finite or not isinstance(values, np.ndarray) or values.dtype.kind not in "fc":
+        return None
+    fine = np.isfinite(values)
+    if fine.all():
+        return None
+    odd = np.flatnonzero(~fine.reshape(-1))
+    return (
+        f"{row.name} has {len(odd)} values that are NaN or infinite, the first at position "
+        f"{odd[0]}; an event without a time cannot be found again, leave it out"
+    )
 
 
 def _shown(row: schema.Variable) -> str:

@@ -55,6 +55,8 @@ class Variable:
         Name of the dimension(s) where every rank is allowed; `dims` is then empty.
     kinds
         NumPy dtype kinds that it may hold.
+    finite
+        Whether NaN and infinite values are refused: an event without a time is none.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Variable:
     required: bool = True
     any_rank: str | None = None
     kinds: str = NUMBERS
+    finite: bool = False
 
     def dims_for(self, rank: int) -> tuple[str, ...] | None:
         """Return the dimensions of an array of ``rank``, or None where it may not have it."""
@@ -123,6 +126,8 @@ class Kind:
         Class of ``neurostore.hdf5_storage`` that the array face returns; None: a tuple.
     check
         Function of the sizes that returns problems which the dimensions alone do not show.
+    same
+        Dimensions that often go over the same things; the builder labels them all by `labels`.
     example
         Python arguments for the builder's doctest, after ``neurostore.<name>(``.
     """
@@ -142,6 +147,7 @@ class Kind:
     unit_of: str | None = None
     result: str | None = None
     check: Callable[[Mapping[Hashable, int]], list[str]] | None = None
+    same: tuple[str, ...] = ()
 
     @cached_property
     def variables(self) -> tuple[Variable, ...]:
@@ -178,6 +184,7 @@ _SNAPSHOT = Kind(
     plural="network_snapshots",
     summary="Topology, weights and neuron states of a network at one moment.",
     stem="snapshot",
+    same=("pre", "post", "neuron"),
     parts=(
         Part(
             "network_states/topology",
@@ -242,6 +249,7 @@ _SPIKES = Kind(
                     {"long_name": "spike times relative to the timestamp", "units": "s"},
                     coordinate=True,
                     kinds="iuf",
+                    finite=True,
                 ),
                 Variable(
                     "neuron_ids",

@@ -615,3 +615,43 @@ def test_an_empty_hdf5_file_is_a_store_without_records(tmp_path: Path) -> None:
     with neurostore.open(tmp_path / "run.h5", durability="process") as store:
         store.store(neurostore.spike_train([0.1], [1], timestamp=1.0))
         assert store.ids() == ["train_1.0"]
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_spike_without_a_time_is_refused(tmp_path: Path, odd: float) -> None:
+    times = np.array([0.1, odd, 0.3, odd])
+    with pytest.raises(ValidationError, match="the first at position 1"):
+        neurostore.spike_train(times, [1, 2, 3, 4], timestamp=1.0)
+    ds = neurostore.spike_train([0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4], timestamp=1.0)
+    ds = ds.drop_indexes(["spike_times", "neuron_ids"]).assign_coords(spike_times=("spike", times))
+    with neurostore.open(tmp_path / "run.h5") as store:
+        with pytest.raises(ValidationError, match="position 1"):
+            store.store(ds)
+        assert store.ids() == []
+
+
+def test_spike_times_of_others_may_be_nan_and_selections_leave_them_out(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "run.h5", "w") as h5file:
+        group = h5file.create_group("spike_trains/raw_data/train_1.0")
+        group["spike_times"], group["neuron_ids"] = [0.3, np.nan, 0.1, np.nan], [1, 2, 3, 1]
+    with neurostore.open(tmp_path / "run.h5", "r") as store:
+        ds = store.retrieve("train_1.0")
+        assert ds.sizes["spike"] == 4
+        assert ds.sel(spike_times=slice(0.0, 1.0))["neuron_ids"].values.tolist() == [1, 3]
+        assert ds.sel(spike_times=slice(0.2, None))["neuron_ids"].values.tolist() == [1]
+        assert ds.sel(neuron_ids=[1, 2]).sizes["spike"] == 3
+
+
+def test_labels_are_given_once_where_the_neurons_are_the_same() -> None:
+    square, names = np.eye(3), ["a", "b", "c"]
+    ds = neurostore.network_snapshot(square, square, np.ones(3), timestamp=1.0, labels=names)
+    for dim in ("pre", "post", "neuron"):
+        assert ds[dim].values.tolist() == names
+    assert ds["weights"].sel(pre="b", post="b") == 1
+    wide = np.ones((3, 4))
+    with pytest.raises(ValidationError, match="labels has 3 values, 'post' 4"):
+        neurostore.network_snapshot(weights=wide, timestamp=1.0, labels=names)
+    with pytest.raises(ValidationError, match="labels and coords both label 'pre'"):
+        neurostore.network_snapshot(
+            weights=square, timestamp=1.0, labels=names, coords={"pre": [1, 2, 3]}
+        )
