@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from neurostore import accessor as accessor  # registers .neuro with xarray
+from neurostore import jax as jax
 from neurostore._version import __version__
 from neurostore.builders import (  # type: ignore[attr-defined]
     attention_maps,

@@ -6,7 +6,7 @@ attributes that every block of one record has to have.  It changes no value and 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from neurostore.errors import ValidationError
 from neurostore.records import Column, Draft, Plain, Record
 from neurostore.schema import Kind, Variable
 
-__all__ = ["Mould", "draft"]
+__all__ = ["Mould", "draft", "joined"]
 
 Array = np.ndarray[Any, Any]
 Dims = Mapping[str, tuple[str, ...]]
@@ -62,6 +62,61 @@ def draft(
     variables[schema.TIMESTAMP] = Plain((), np.float64(timestamp), schema.TIMESTAMP_ATTRS)
     named = frozenset({schema.TIMESTAMP, *coords} | (labels & variables.keys()))
     return Draft(variables, named, attrs)
+
+
+def joined(kind: Kind, appends: Sequence[Mapping[str, Any]], known: Dims) -> dict[str, Any] | None:
+    """Return the values of several appends as those of one; None where they do not go together.
+
+    Parameters
+    ----------
+    appends
+        Bare arrays, or dicts of them, by variable, as `draft` takes them.
+    """
+    assert kind.grows is not None
+    first = appends[0]
+    if any(append.keys() != first.keys() for append in appends):
+        return None
+    made: dict[str, Any] = {}
+    for name in first:
+        values = [append[name] for append in appends]
+        if isinstance(first[name], Mapping):
+            if any(value.keys() != first[name].keys() for value in values):
+                return None
+            each = {key: _joined_arrays([v[key] for v in values], 0, 0) for key in first[name]}
+            made[name] = each
+            if any(array is None for array in each.values()):
+                return None
+            continue
+        row = kind.variable(name)
+        try:
+            dims = (
+                _dims_of(kind.grows, row, np.asarray(first[name]), known.get(name)) if row else ()
+            )
+        except ValueError:
+            return None
+        full = known.get(name) or (row and next(iter(_full(kind.grows, row)))) or ()
+        if kind.grows in dims:
+            axis, steps = dims.index(kind.grows), len(dims)
+        else:
+            axis, steps = (full.index(kind.grows) if len(full) == len(dims) + 1 else 0), len(dims)
+        made[name] = _joined_arrays(values, axis, steps if kind.grows not in dims else steps - 1)
+        if made[name] is None:
+            return None
+    return made
+
+
+def _joined_arrays(values: Sequence[Any], axis: int, step_rank: int) -> Array | None:
+    """Stack steps of a rank, or join blocks of one more, along ``axis``; None if they differ."""
+    arrays = [np.asarray(value) for value in values]
+    kinds = {(array.ndim, array.dtype) for array in arrays}
+    if len(kinds) > 1:
+        return None
+    try:
+        if arrays[0].ndim == step_rank:
+            return np.stack(arrays, axis)
+        return np.concatenate(arrays, axis)
+    except ValueError:
+        return None
 
 
 def _along(dim: str, value: Any) -> Plain:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -200,6 +200,22 @@ class Recorder:
             self._pending.append(rows)
             if self._is_due():
                 self._flush()
+
+    def joined(self, appends: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        """Return the arguments of several appends as those of one, or None."""
+        known = self._mould.dims if self._mould is not None else {}
+        plain = [{k: v for k, v in one.items() if k != "coords"} for one in appends]
+        made = blocks.joined(self.kind, plain, known)
+        coords = [one.get("coords") for one in appends]
+        if made is None or all(one is None for one in coords):
+            return made
+        if any(one is None or one.keys() != (coords[0] or {}).keys() for one in coords):
+            return None
+        made["coords"] = {
+            key: np.concatenate([np.atleast_1d(one[key]) for one in coords if one is not None])
+            for key in coords[0] or {}
+        }
+        return made
 
     def _draft(
         self, args: tuple[Any, ...], values: Mapping[str, Any], coords: Mapping[Any, Any]

@@ -78,6 +78,7 @@ FLOORS = {
     "migration": 5.5,
     "repacking": 5.75,
     "keeping": 5.9,
+    "jax": 6,
     "store": 6,
     "accessor": 7,
     "demo": 7,
