@@ -18,6 +18,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from neurostore import types
+from neurostore.errors import RefusedError
 
 __all__ = [
     "Held",
@@ -189,7 +190,7 @@ class StoredArray(_Adapted):
 
     def _by_bands(self) -> np.ndarray[Any, Any]:
         """Read all of it with only some of the form on disk in memory at a time."""
-        whole = np.empty(self.shape, self.dtype)
+        whole = _room(self.shape, self.dtype)
         step = max(1, len(whole) * _BAND_BYTES // whole.nbytes)
         for start in range(0, len(whole), step):
             band = slice(start, min(start + step, len(whole)))
@@ -214,7 +215,7 @@ class StackedArray(_Adapted):
         if not chosen:
             return np.empty(_picked_shape(self.shape, key), self.dtype)
         inner_shape = _picked_shape(self.shape[1:], inner)
-        stacked = np.empty((len(chosen), *inner_shape), self.dtype)
+        stacked = _room((len(chosen), *inner_shape), self.dtype)
         fill(chosen, [part] * len(chosen), [stacked[n, ...] for n in range(len(chosen))])
         return stacked
 
@@ -238,7 +239,7 @@ class RaggedArray(_Adapted):
     def _rows(self, start: int, stop: int, inner: Key) -> np.ndarray[Any, Any]:
         """Return rows ``start:stop``, from the records that hold them and no others."""
         shape = (stop - start, *_picked_shape(self.shape[1:], inner))
-        joined = np.empty(shape, self.dtype)
+        joined = _room(shape, self.dtype)
         number = int(np.searchsorted(self._ends, start, "right"))
         done = start
         places: list[Place | Held | Missing] = []
@@ -297,6 +298,16 @@ class ScatteredArray(_Adapted):
             rows[row, self._columns[number]] = self._places[number].read()
         picked = rows[:, key[1]]
         return picked[0] if isinstance(key[0], int | np.integer) else picked
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Return an array to be filled; a few KB of a file can claim any size."""
+    try:
+        return np.empty(shape, dtype)
+    except MemoryError as error:
+        raise RefusedError(
+            f"values of the shape {shape} need more memory than there is ({error}); select less"
+        ) from None
 
 
 def _tail(places: Sequence[Place | Held | Missing]) -> tuple[int, ...]:

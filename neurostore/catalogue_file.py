@@ -11,6 +11,7 @@ of its own rows and no metadata.  Those bytes are put where HDF5 would put them,
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import struct
@@ -22,7 +23,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 
-from neurostore import h5attrs, ledger
+from neurostore import guard, h5attrs, ledger
 from neurostore.catalogue import ROW, STATE, Catalogue, RowsRead, Table, Texts
 from neurostore.schema import KINDS
 
@@ -95,7 +96,11 @@ def create(h5file: h5py.File, first_number: int = 0) -> None:
 
 def state_offset(h5file: h5py.File) -> int:
     """Return where in the file ``state`` stands; it never moves."""
-    return int(h5d.open(h5file.id, GROUP + b"/state").get_offset())
+    guard.check_path(h5file.id, GROUP + b"/state")
+    offset = h5d.open(h5file.id, GROUP + b"/state").get_offset()
+    if offset is None:
+        raise ValueError(f"{h5file.filename}: catalogue/state has no place in the file")
+    return int(offset)
 
 
 def read(h5file: h5py.File) -> Catalogue | None:
@@ -103,13 +108,24 @@ def read(h5file: h5py.File) -> Catalogue | None:
     found = Catalogue()
     found.ledger = ledger.read(h5file)
     try:
-        if GROUP not in h5file.id:
+        if not guard.exists(h5file.id, GROUP):
             return None
+        _check_form(h5file)
         read_state(h5file, found)
         _read_new(h5file, found)
     except _DAMAGES:
         return None  # a cache: whatever is wrong with it, the groups are the truth
     return found
+
+
+def _check_form(h5file: h5py.File) -> None:
+    """Raise where part of the catalogue is not in this file."""
+    paths = [b"state", b"names", *(kind.encode() + b"/rows" for kind in KINDS)]
+    for path in (GROUP + b"/" + path for path in paths):
+        if guard.exists(h5file.id, path):
+            dataset = h5d.open(h5file.id, path, _UNCACHED)
+            guard.check_dataset(dataset, path.decode())
+            guard.check_size(dataset, math.prod(dataset.shape) * dataset.dtype.itemsize, None)
 
 
 def refresh(held: Catalogue, h5file: h5py.File) -> bool:

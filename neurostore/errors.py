@@ -20,6 +20,7 @@
     │   ├── NoSpaceError           OSError: the disk has too little room for what was asked
     │   └── WriteError             OSError: the disk refused; nothing committed is lost
     ├── DamagedError               OSError: stored bytes fail their checksum
+    ├── RefusedError               PermissionError: a file asks for other files, code, or memory
     └── MissingPackageError        ModuleNotFoundError: an extra is not installed
 
 The class after each name is the builtin that it also derives from.  `MissingFileWarning` is a
@@ -45,6 +46,7 @@ __all__ = [
     "ReadOnlyError",
     "RecordError",
     "RecordNotFoundError",
+    "RefusedError",
     "SealedError",
     "StoreError",
     "StoreExistsError",
@@ -155,3 +157,7 @@ class MissingPackageError(HDF5StorageError, ModuleNotFoundError):
 
 class MissingFileWarning(UserWarning):
     """A file of a series is not where it was; its records are left out of an answer."""
+
+
+class RefusedError(HDF5StorageError, PermissionError):
+    """A file asks for what is not done for strangers: other files, foreign code, endless memory."""

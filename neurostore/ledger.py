@@ -143,6 +143,9 @@ def _parsed(text: str) -> Ledger:
     found = json.loads(text)
     older = (_older(row) for row in found["older"])
     seal = found["seal"]
+    if seal is not None:
+        _check_name(seal["name"])
+        _check_name(seal["head"])
     return Ledger(
         series=found["series"],
         position=found["position"],
@@ -154,9 +157,16 @@ def _parsed(text: str) -> Ledger:
 
 
 def _older(row: dict[str, Any]) -> Older:
+    _check_name(row["name"])
     records = {kind: tuple(counted) for kind, counted in row.pop("records").items()}
     first, second = row.pop("file_id")
     return Older(records=records, given=_span(row.pop("given")), file_id=(first, second), **row)
+
+
+def _check_name(name: str) -> None:
+    """Raise for what would lead out of the folder of the series."""
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        raise ValueError(f"{name!r} is no name of a file")
 
 
 def _span(found: list[float] | None) -> Span | None:
@@ -171,6 +181,8 @@ def read(h5file: h5py.File) -> Ledger:
             return _parsed(str(text))
         text = h5attrs.read_one(h5file.id, _NAMES_ONLY)
         older = tuple(Older(name) for name in json.loads(text)) if text else ()
+        for one in older:
+            _check_name(one.name)
         return Ledger(position=len(older), number=len(older) + 1, older=older)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DamagedError(

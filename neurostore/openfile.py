@@ -27,6 +27,7 @@ from neurostore.errors import (
     LockTimeoutError,
     MovedError,
     ReadOnlyError,
+    RefusedError,
     SealedError,
     StoreError,
     WriteError,
@@ -79,6 +80,8 @@ class OpenFile:
         self._guarded = False
         #: Stores that hold this file; those that nobody holds any more leave by themselves.
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: Bytes that reading one variable may take, for what is opened from here on.
+        self.max_variable_bytes: int | None = None
         self.closed = False
         self._locks = FileLocks(path)
         self._stencils: Stencils | None = None
@@ -253,9 +256,11 @@ class OpenFile:
             self._locks.release_writer()
 
     def _remember_state(self, h5file: H5File) -> None:
-        if self._state_offset < 0 and tree.has_catalogue(h5file):
-            with suppress(KeyError):
-                self._state_offset = catalogue_file.state_offset(h5file)
+        if self._state_offset < 0:
+            # Without a catalogue, or with one that is in another file, there is no state.
+            with suppress(KeyError, ValueError, RefusedError):
+                if tree.has_catalogue(h5file):
+                    self._state_offset = catalogue_file.state_offset(h5file)
         if self._state_fd < 0:
             self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 

@@ -93,7 +93,7 @@ def _find(
         parts: list[list[_Found]] = []
         for member in members(origin.session, low, high, looked_at):
             held = member.catalogue
-            volume, known = Volume(member.path, held.file_id), member.is_untouched()
+            volume, known = Volume.of(member), member.is_untouched()
             catalogues.append((number, held))
             chosen = [(wanted, held.select(wanted, low, high, name)) for wanted in kinds]
             parts.append(
@@ -230,7 +230,7 @@ def _members(found: _Found) -> Iterator[Member]:
     )
     trusted_from = found.held.state["trusted_from"]
     for record_id, link, moment, name, length, structure, labels, serial in columns:
-        source = RecordSource(path, file_id, link, serial, epoch)
+        source = RecordSource(path, file_id, link, serial, epoch, found.volume.limit)
         structure = structure if serial >= trusted_from else ""
         yield Member(record_id, moment, name, length, structure, labels, source, link)
 

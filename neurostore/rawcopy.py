@@ -109,6 +109,7 @@ class _Copy:
             self.step()
             return made
         made = h5g.open(target, link) if there else h5g.create(target, link, gcpl=_like(item))
+        self.shared[int(h5o.get_info(item).addr)] = made  # at once: it may contain itself
         self.attributes(item, made)
         self.group(item, made)
         return made
@@ -255,12 +256,18 @@ def _wiring(group: h5g.GroupID) -> _Wiring | None:
     return _Wiring(tuple(opened), names, tuple(attached))
 
 
+def _is_here(dataset: h5d.DatasetID) -> bool:
+    """Tell whether the values are in the same file; otherwise writing would change the others."""
+    properties = dataset.get_create_plist()
+    return bool(properties.get_layout() != h5d.VIRTUAL and not properties.get_external_count())
+
+
 def _is_plain(dataset: h5d.DatasetID) -> bool:
     """Tell whether the values of a dataset mean the same in another file."""
     kind = dataset.get_type()
     return not (
         kind.detect_class(h5t.VLEN) or kind.detect_class(h5t.REFERENCE) or _is_varying_text(kind)
-    ) and bool(h5o.get_info(dataset).rc == 1)
+    ) and bool(h5o.get_info(dataset).rc == 1 and _is_here(dataset))
 
 
 def _attached(dataset: h5d.DatasetID) -> list[tuple[int, int]]:
@@ -298,6 +305,8 @@ def _address(dataset: h5d.DatasetID) -> int:
 
 
 def _copy_values(source: h5d.DatasetID, target: h5d.DatasetID) -> None:
+    if not _is_here(source):
+        return  # made with the properties of the old one, it refers to the same files
     kind = source.get_type()
     by_value = kind.detect_class(h5t.VLEN) or _is_varying_text(kind)
     if source.get_create_plist().get_layout() == h5d.CHUNKED and not by_value:

@@ -7,7 +7,7 @@ reads structure and attributes; values are left to the lazy arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from h5py import h5d, h5ds, h5g, h5o, h5s
 
-from neurostore import h5attrs, schema, times, types
+from neurostore import guard, h5attrs, schema, times, types
 from neurostore.arrays import Place, Source, StoredArray, lazy
 from neurostore.content import HASH_ATTR, RECORDING_ATTR
 from neurostore.errors import DamagedError
@@ -81,11 +81,15 @@ def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> P
     ------
     KeyError
         Nothing does.
+    RefusedError
+        The way there, or something there, leads elsewhere.
     """
+    guard.check_path(parent, path.encode())
     found = h5o.open(parent, path.encode())
     if isinstance(found, h5d.DatasetID):
+        guard.check_dataset(found, path)
         return _look_at_leaf(found, path, source, kind)
-    opened = ((link, h5o.open(found, link)) for link in found)
+    opened = _opened(parent, found, path)
     items = [_item(link, item) for link, item in opened if isinstance(item, h5d.DatasetID)]
     dims = _dimensions(items, kind)
     group_attrs = h5attrs.read_all(found)
@@ -107,6 +111,19 @@ def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> P
     return Part(variables, frozenset(coordinates), attrs, places)
 
 
+def _opened(
+    parent: h5g.GroupID, group: h5g.GroupID, path: str
+) -> Iterator[tuple[bytes, h5d.DatasetID | h5g.GroupID]]:
+    """Open what stands in a group, if it may be."""
+    for link in group:
+        if not guard.is_hard(group, link):
+            guard.check_path(parent, path.encode() + b"/" + link)
+        item = h5o.open(group, link)
+        if isinstance(item, h5d.DatasetID):
+            guard.check_dataset(item, f"{path}/{link.decode('utf-8', 'replace')}")
+        yield link, item
+
+
 def _complete(variables: dict[str, xr.Variable], kind: Kind) -> None:
     """Add what others leave unsaid: the usual unit, and names that stand in an attribute."""
     for row in kind.variables:
@@ -124,6 +141,7 @@ def _complete(variables: dict[str, xr.Variable], kind: Kind) -> None:
 
 def own_attrs(parent: h5g.GroupID, path: str) -> dict[str, Any]:
     """Return the attributes of a part that records of equal structure differ in."""
+    guard.check_path(parent, path.encode())
     return _record_attrs(h5attrs.read_all(h5g.open(parent, path.encode()), skip=_STAMPED))
 
 

@@ -7,6 +7,7 @@ then: `structure` stays empty, and a range looks at the records themselves.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +15,16 @@ from typing import Any
 import h5py
 from h5py import h5d, h5g, h5o
 
-from neurostore import catalogue_file, h5attrs, ledger
+from neurostore import catalogue_file, guard, h5attrs, ledger
 from neurostore.catalogue import Catalogue
 from neurostore.damage import UNREADABLE
+from neurostore.errors import RefusedError
 from neurostore.records import LINK_ATTR, ORIGINAL_NAME
 from neurostore.schema import KINDS, Kind
 
 __all__ = ["FOREIGN", "add_kind", "merge", "rebuild"]
+
+_log = logging.getLogger(__name__)
 
 #: Version of records that others wrote; rows that are not used have 0.
 FOREIGN = 2**32 - 1
@@ -61,6 +65,11 @@ def add_kind(
     """Add the records of one kind that stand in the tree, but for those that are ``known``."""
     seen = set() if known is None else known
     for part in kind.parts:
+        try:
+            guard.check_path(h5file.id, part.path.encode())
+        except RefusedError as error:
+            _log.warning("%s: its records are left out: %s", h5file.filename, error)
+            continue
         parent = h5file.get(part.path)
         if not isinstance(parent, h5py.Group):
             continue
@@ -87,7 +96,10 @@ def _keep_numbers(found: Catalogue, parent: h5py.Group, leaf: str) -> None:
 
 def _foreign_row(parent: h5py.Group, leaf: str, kind: Kind) -> dict[str, Any] | None:
     """Return what can be told of a record without reading it; None for what is no record."""
-    if parent.get(leaf, getlink=True).__class__ is not h5py.HardLink:
+    if not guard.is_hard(parent.id, leaf.encode()):
+        _log.warning(
+            "%s: %s/%s is a link, which is not followed", parent.file.filename, parent.name, leaf
+        )
         return None
     stem, _, stamp = leaf.rpartition("_")
     moment = stamp.partition("~")[0]
@@ -101,8 +113,10 @@ def _told_row(
     item: h5py.Group | h5py.Dataset, kind: Kind, stem: str, moment: str
 ) -> dict[str, Any] | None:
     timestamp = h5attrs.read_one(item.id, b"timestamp")
-    if isinstance(item, h5py.Group) and "timestamp" in item:
-        timestamp = item["timestamp"][()]
+    if isinstance(item, h5py.Group) and guard.exists(item.id, b"timestamp"):
+        dataset = item["timestamp"]
+        guard.check_dataset(dataset.id, str(dataset.name))
+        timestamp = dataset[()] if dataset.size == 1 else None
     return _row_of(
         timestamp if timestamp is not None else moment,
         _name(item, kind, stem),
@@ -119,12 +133,12 @@ def _name(item: h5py.Group | h5py.Dataset, kind: Kind, stem: str) -> str:
     if kind.mapping != "variables" or not h5py.h5a.exists(item.id, b"schema_version"):
         return ""
     auxiliary = str(h5attrs.read_one(item.id, b"coordinates") or "").split()
-    layers = (
-        (link, dataset)
-        for link, dataset in item.items()
-        if isinstance(dataset, h5py.Dataset) and not dataset.is_scale and link not in auxiliary
-    )
-    return ",".join(_own_name(dataset, link) for link, dataset in layers)
+    found = []
+    for link in item:
+        dataset = item[link] if guard.is_hard(item.id, link.encode()) else None
+        if isinstance(dataset, h5py.Dataset) and not dataset.is_scale and link not in auxiliary:
+            found.append(_own_name(dataset, link))
+    return ",".join(found)
 
 
 def _own_name(dataset: h5py.Dataset, link: str) -> str:
@@ -149,7 +163,7 @@ def _row_of(timestamp: Any, name: str, length: int, version: int) -> dict[str, A
 def _foreign_length(item: h5py.Group | h5py.Dataset, kind: Kind) -> int:
     if kind.elastic is None or not isinstance(item, h5py.Group):
         return 0
-    sized = (row.name for row in kind.variables if row.name in item)
+    sized = (row.name for row in kind.variables if guard.exists(item.id, row.name.encode()))
     first = next(sized, None)
     return int(item[first].shape[0]) if first is not None and item[first].shape else 0
 
@@ -162,6 +176,8 @@ def _highest_number(found: h5py.Group) -> int:
         with contextlib.suppress(*UNREADABLE):
             for link in group:
                 with contextlib.suppress(*UNREADABLE):
+                    if not guard.is_hard(group, link):
+                        continue
                     item = h5o.open(group, link)
                     if isinstance(item, h5g.GroupID):
                         address = h5o.get_info(item).addr

@@ -45,11 +45,13 @@ class Volume:
 
     path: Path
     file_id: tuple[int, int]
+    #: Bytes that reading one variable may take.
+    limit: int | None = None
 
     @classmethod
     def of(cls, session: Session) -> Volume:
         """Return the file that a session has open."""
-        return cls(session.path, session.catalogue.file_id)
+        return cls(session.path, session.catalogue.file_id, session.max_variable_bytes)
 
     @contextmanager
     def open(self) -> Iterator[Session]:
@@ -57,6 +59,7 @@ class Volume:
         with pinned(self.path) as session:
             if session.catalogue.file_id != self.file_id:
                 raise MovedError(f"{self.path}: another file took its place; ask again")
+            session.max_variable_bytes = self.limit
             yield session
 
 
@@ -110,6 +113,7 @@ def _opened(session: Session, older: Older) -> Iterator[Session]:
     head = session.catalogue.ledger
     try:
         with pinned(path, session.io) as member:
+            member.max_variable_bytes = session.max_variable_bytes
             held = member.catalogue
             # A file whose catalogue was lost may have lost its identity with it, not its place.
             place = (held.ledger.series, held.ledger.position)

@@ -164,7 +164,7 @@ class Session(OpenFile):
         """Return values of one dataset as they are on disk; the one place that reads chunks."""
         with self.reading() as h5file:
             source.check(self._catalogue_for(h5file))
-            return tree.read_values(h5file, str(self.path), address, selection)
+            return tree.read_values(h5file, str(self.path), address, selection, source.limit)
 
     def fill_values(self, wanted: Sequence[Wanted]) -> None:
         """Fill arrays with values of many records, whose chunks are decoded together."""
@@ -172,7 +172,9 @@ class Session(OpenFile):
             held = self._catalogue_for(h5file)
             for source in {id(entry[0]): entry[0] for entry in wanted}.values():
                 source.check(held)
-            tree.fill_values(h5file, str(self.path), [entry[1:] for entry in wanted])
+            limits = [entry[0].limit for entry in wanted if entry[0].limit is not None]
+            limit = min(limits) if limits else None
+            tree.fill_values(h5file, str(self.path), [entry[1:] for entry in wanted], limit)
 
     def open_record(self, entry: Entry) -> tuple[xr.Dataset, dict[str, Place]]:
         """Return one record, lazily, and where the values of its variables are."""
@@ -217,7 +219,12 @@ class Session(OpenFile):
         held = self._catalogue_for(h5file)
         row = held.tables[entry.kind.name].rows[entry.row]
         source = RecordSource(
-            str(self.path), held.file_id, entry.id, entry.serial, held.state["epoch"]
+            str(self.path),
+            held.file_id,
+            entry.id,
+            entry.serial,
+            held.state["epoch"],
+            self.max_variable_bytes,
         )
         trusted = self.is_untouched() and entry.serial >= held.state["trusted_from"]
         code = int(row["structure"]) if trusted else 0
@@ -258,7 +265,14 @@ class Session(OpenFile):
             if entry is not None:
                 ds = self.open_parts(entry)[plain]
             else:
-                source = RecordSource(str(self.path), held.file_id, "", -1, held.state["epoch"])
+                source = RecordSource(
+                    str(self.path),
+                    held.file_id,
+                    "",
+                    -1,
+                    held.state["epoch"],
+                    self.max_variable_bytes,
+                )
                 part = tree.look(h5file, plain, source, kind)
                 ds = reading.dataset(part.variables, part.coordinates, part.attrs, kind)
         ds.encoding.update(source=str(self.path), group=f"/{plain}")
@@ -295,6 +309,8 @@ class RecordSource:
     record_id: str
     serial: int
     epoch: int
+    #: Bytes that reading one variable may take; None: what is sensible for what is stored.
+    limit: int | None = None
 
     def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
         """Return values of one dataset of the record."""

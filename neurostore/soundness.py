@@ -17,7 +17,17 @@ import h5py
 import xarray as xr
 from h5py import h5d, h5ds, h5g, h5o
 
-from neurostore import catalogue_file, content, filters, h5attrs, reading, records, scales, schema
+from neurostore import (
+    catalogue_file,
+    content,
+    filters,
+    guard,
+    h5attrs,
+    reading,
+    records,
+    scales,
+    schema,
+)
 from neurostore.arrays import Key
 from neurostore.catalogue import Catalogue
 from neurostore.rebuilding import FOREIGN, add_kind
@@ -110,7 +120,7 @@ def check_catalogue(h5file: h5py.File) -> tuple[Catalogue | None, Checked]:
     found = Checked()
     held = None
     with found.noting("catalogue", "catalogue"):
-        if catalogue_file.GROUP in h5file.id:
+        if guard.exists(h5file.id, catalogue_file.GROUP):
             held = catalogue_file.read(h5file)
             if held is None:
                 found.add("catalogue", "catalogue", "", "damaged; the next writer makes it anew")
@@ -177,7 +187,7 @@ def check_record(h5file: h5py.File, row: Row) -> Checked:
     for part in kind.parts:
         address = f"{part.path}/{row.id}"
         with found.noting("structure", address):
-            if address.encode() in h5file.id:
+            if guard.exists(h5file.id, address.encode()):
                 parts[address] = reading.look(h5file.id, address, _Nowhere(), kind)
                 _check_part(h5file, address, row, found)
     if not parts and not found.problems:

@@ -62,6 +62,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
     durability: Durability = "power",
     lock_timeout: float = 60.0,
     exclusive: bool = False,
+    max_variable_bytes: int | None = None,
 ) -> Store:
     """Open the store at ``path``.
 
@@ -92,6 +93,9 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
     exclusive
         Nobody else has the file while this store is open: other processes can neither read nor
         write it.  Without it, one at a time writes and any number read.
+    max_variable_bytes
+        Bytes that reading one variable may take, so that a small file of somebody else's cannot
+        fill the memory.  None: 1 GiB, or 1,100 times what is stored of it if that is more.
 
     Examples
     --------
@@ -112,6 +116,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
         durability=durability,
         lock_timeout=lock_timeout,
         exclusive=exclusive,
+        max_variable_bytes=max_variable_bytes,
     )
 
 
@@ -136,6 +141,7 @@ class Store(Kept):
         durability: Durability = "power",
         lock_timeout: float = 60.0,
         exclusive: bool = False,
+        max_variable_bytes: int | None = None,
         io: IO | None = None,
     ) -> None:
         if mode not in ("r", "a", "x"):
@@ -147,11 +153,17 @@ class Store(Kept):
         if exclusive and mode == "r":
             raise ValidationError("exclusive use is for writing; expected mode 'a' or 'x' with it")
         codec, level = filters.check_options(compression, compression_opts)
-        for option, value in (("max_file_size", max_file_size), ("max_records", max_records)):
+        limits = {
+            "max_file_size": max_file_size,
+            "max_records": max_records,
+            "max_variable_bytes": max_variable_bytes,
+        }
+        for option, value in limits.items():
             if value is not None and (isinstance(value, bool) or not value > 0):
                 raise ValidationError(f"{option} is {value!r}, expected a positive number")
         self.max_file_size = max_file_size
         self.max_records = max_records
+        self.max_variable_bytes = max_variable_bytes
         self._was_rotated = False
         self._view: View | None = None
         self._joint: tuple[Store, ...] = ()
@@ -182,7 +194,10 @@ class Store(Kept):
         self._source = os.fspath(self.path) if is_pattern else [str(one) for one in several]
         newest = again(lambda: views.histories(several))
         self._labels = views.labels(newest)
-        self._joint = tuple(Store(one, "r", io=self._io) for one in newest)
+        limit = self.max_variable_bytes
+        self._joint = tuple(
+            Store(one, "r", max_variable_bytes=limit, io=self._io) for one in newest
+        )
 
     @property
     def compression(self) -> str | None:
@@ -219,6 +234,7 @@ class Store(Kept):
             if self._attached is not None:
                 release(self._attached, self)
             self._attached = session
+        session.max_variable_bytes = self.max_variable_bytes
         if self._exclusive_use:
             session.hold_alone(self, timeout=self._timeout, durability=self._durability)
         return session

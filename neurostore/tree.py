@@ -25,6 +25,7 @@ from neurostore import (
     catalogue_file,
     filters,
     growing,
+    guard,
     h5attrs,
     ledger,
     names,
@@ -106,6 +107,8 @@ def check_signature(path: Path) -> None:
     """Raise unless ``path`` is an HDF5 file that may be read."""
     if path.is_dir():
         raise NotAStoreError(f"{path}: is a directory, expected an HDF5 file")
+    if path.exists() and not path.is_file():
+        raise NotAStoreError(f"{path}: is a device or a pipe, expected an HDF5 file")
     try:
         with path.open("rb") as stream:
             head = stream.read(len(_SIGNATURE))
@@ -132,12 +135,12 @@ def open_native(path: Path) -> H5File:
 
 def has(h5file: H5File, address: str) -> bool:
     """Tell whether something stands at ``address``."""
-    return address.encode() in h5file.id
+    return guard.exists(h5file.id, address.encode())
 
 
 def has_catalogue(h5file: H5File) -> bool:
     """Tell whether the file has a time table."""
-    return GROUP in h5file.id
+    return guard.exists(h5file.id, GROUP)
 
 
 def look(h5file: H5File, address: str, source: Source, kind: Kind | None) -> reading.Part:
@@ -213,7 +216,7 @@ def adopt(path: Path, temporary: str) -> None:
     with h5py.File(temporary, "r+", libver=("v110", "v110")) as h5file:
         found = rebuild(h5file)
         number = found.state["dimensions"]
-        if GROUP in h5file.id:
+        if h5file.id.links.exists(GROUP):
             del h5file[GROUP.decode()]
         catalogue_file.create(h5file, first_number=number)
         fresh = catalogue_file.read(h5file)
@@ -246,9 +249,13 @@ class Raw:
 def beside(path: Path, what: str) -> Path:
     """Return where the file at ``path`` is made anew: one name, so that nothing is left for good.
 
-    Whoever holds the writer lock may write over what stands there.
+    Whoever holds the writer lock may write over what stands there, but not over what a link that
+    stands there leads to.
     """
-    return path.with_name(names.fitted(f".{path.name}", f"-{what}"))
+    found = path.with_name(names.fitted(f".{path.name}", f"-{what}"))
+    if found.is_symlink():
+        found.unlink()
+    return found
 
 
 def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -> None:
@@ -415,6 +422,7 @@ class Stamper:
 
 
 def _group_at(h5file: H5File, path: str) -> h5g.GroupID:
+    guard.check_path(h5file.id, path.encode())
     try:
         return h5g.open(h5file.id, path.encode())
     except (KeyError, ValueError):  # the group itself is missing, or one above it
@@ -467,25 +475,28 @@ def _roomy(h5file: H5File) -> Iterator[None]:
 
 
 def read_values(
-    h5file: H5File, where: str, address: str, selection: Key | None
+    h5file: H5File, where: str, address: str, selection: Key | None, limit: int | None
 ) -> np.ndarray[Any, Any]:
     """Return values of one dataset as they are on disk; ``where`` names the file in errors."""
     dataset = _dataset(h5file, where, address)
     with naming_damage(f"{where}: {address}"):
         try:
-            return filters.read(dataset, selection)
+            return filters.read(dataset, selection, limit)
         except DamagedError as error:
             raise DamagedError(f"{where}: {address}: {error}") from error
 
 
 def fill_values(
-    h5file: H5File, where: str, wanted: Iterable[tuple[str, Key | None, np.ndarray[Any, Any]]]
+    h5file: H5File,
+    where: str,
+    wanted: Iterable[tuple[str, Key | None, np.ndarray[Any, Any]]],
+    limit: int | None,
 ) -> None:
     """Fill arrays with values of many datasets, as they are on disk."""
     opened = ((_dataset(h5file, where, address), *rest) for address, *rest in wanted)
     with naming_damage(where):
         try:
-            filters.read_many(opened)
+            filters.read_many(opened, limit)
         except DamagedError as error:
             said = str(error).removeprefix(f"{where}: ")
             raise DamagedError(f"{where}: {said}") from error
@@ -493,19 +504,13 @@ def fill_values(
 
 def _dataset(h5file: H5File, where: str, address: str) -> h5d.DatasetID:
     with naming_damage(f"{where}: {address}"):
+        link = address.encode()
         try:
-            return h5d.open(h5file.id, address.encode())
-        except KeyError:
-            if _is_linked(h5file, address):  # it is there, and its header fails its checksum
-                raise
+            is_here = guard.is_hard(h5file.id, link)
+        except RuntimeError:
+            is_here = False
+        if not is_here and not guard.exists(h5file.id, link):
             raise RecordNotFoundError(
                 f"{where}: {address} is not there any more; it was removed after it was opened"
-            ) from None
-
-
-def _is_linked(h5file: H5File, address: str) -> bool:
-    try:
-        h5file.id.links.get_info(address.encode())
-    except KeyError:
-        return False
-    return True
+            )
+        return h5d.open(h5file.id, link)

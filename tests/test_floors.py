@@ -30,6 +30,7 @@ FLOORS = {
     "overlay": 1.25,
     "page": 1,
     "schema": 1,
+    "guard": 1,
     "h5attrs": 1,
     "records": 1.5,
     "safefile": 1.5,

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from ..errors import DamagedError, ValidationError
+from ..guard import check_dataset, check_size
 from .codec import CODEC_ERRORS, Array, inflated, verified, zstd_unpacked
 from .pipeline import ZSTD
 from .planes import place_planes, unpacked_into, unshuffled
@@ -23,7 +24,9 @@ Selection = tuple[slice | int, ...]
 Slices = tuple[slice, ...]
 
 
-def read(dataset: h5py.h5d.DatasetID, selection: Selection | None = None) -> Array:
+def read(
+    dataset: h5py.h5d.DatasetID, selection: Selection | None = None, limit: int | None = None
+) -> Array:
     """Read a dataset, or a basic selection of it; only the chunks it touches are read and decoded.
 
     The checksum of every chunk that carries one is verified. Many chunks are decoded in threads.
@@ -37,6 +40,9 @@ def read(dataset: h5py.h5d.DatasetID, selection: Selection | None = None) -> Arr
         One entry per axis, axes left out at the end are taken whole; steps of at least 1. An
         integer drops its axis. Default: everything.
 
+    limit : int, optional
+        Bytes that it may take; the default follows what is stored.
+
     Returns
     -------
     numpy.ndarray
@@ -46,11 +52,14 @@ def read(dataset: h5py.h5d.DatasetID, selection: Selection | None = None) -> Arr
     ------
     DamagedError
         Stored bytes fail their checksum or cannot be decoded.
+    RefusedError
+        The values are elsewhere, need foreign code, or take more than the limit.
     """
-    shape = dataset.shape
+    shape, dtype = dataset.shape, dataset.dtype
     ranges, kept = _ranges(dataset, shape, selection or ())
-    out = np.empty([len(r) for r in ranges], dataset.dtype)
-    plan = _plan(dataset, out.dtype) if out.size else None
+    check_size(dataset, math.prod(map(len, ranges)) * dtype.itemsize, limit)
+    out = np.empty([len(r) for r in ranges], dtype)
+    plan = _plan(dataset, dtype, limit) if out.size else None
     if plan is not None:
         work = plan.work(ranges)
         jobs = _jobs(dataset, out, ranges, plan, _descriptor(dataset) if work > _DIRECT else -1)
@@ -61,7 +70,9 @@ def read(dataset: h5py.h5d.DatasetID, selection: Selection | None = None) -> Arr
     return out if kept is None else out.reshape(kept)
 
 
-def read_many(wanted: Iterable[tuple[h5py.h5d.DatasetID, Selection | None, Array]]) -> None:
+def read_many(
+    wanted: Iterable[tuple[h5py.h5d.DatasetID, Selection | None, Array]], limit: int | None = None
+) -> None:
     """Fill arrays with what is selected of many datasets, decoding the chunks of all in threads.
 
     Parameters
@@ -69,10 +80,12 @@ def read_many(wanted: Iterable[tuple[h5py.h5d.DatasetID, Selection | None, Array
     wanted : iterable of (dataset, selection, array)
         As for :func:`read`; each array has the shape that ``read`` would return, in any memory
         order. The datasets are taken one after the other, and may be opened then.
+    limit : int, optional
+        As for :func:`read`, for each of them.
 
     Raises
     ------
-    DamagedError
+    DamagedError, RefusedError
         As :func:`read`. What the arrays hold then is undefined.
     """
 
@@ -90,7 +103,8 @@ def read_many(wanted: Iterable[tuple[h5py.h5d.DatasetID, Selection | None, Array
                     f"{name_of(dataset)}: {dataset.dtype} of shape {shape}, expected {array.dtype} "
                     f"in which {selection} has the shape {array.shape}"
                 )
-            plan = _plan(dataset, out.dtype) if out.size else None
+            check_size(dataset, out.nbytes, limit)
+            plan = _plan(dataset, out.dtype, limit) if out.size else None
             if plan is None:
                 if out.size:
                     _read_by_hdf5(dataset, out, ranges)
@@ -173,7 +187,9 @@ def _type_of(dtype: np.dtype[Any]) -> h5py.h5t.TypeID:
     return h5py.h5t.py_create(dtype, logical=True)
 
 
-def _plan(dataset: h5py.h5d.DatasetID, dtype: np.dtype[Any]) -> _Plan | None:
+def _plan(
+    dataset: h5py.h5d.DatasetID, dtype: np.dtype[Any], limit: int | None = None
+) -> _Plan | None:
     """Make the plan, or None where HDF5 must read: foreign filters, layouts and types."""
     dcpl = dataset.get_create_plist()
     if dcpl.get_layout() != h5py.h5d.CHUNKED:
@@ -194,7 +210,9 @@ def _plan(dataset: h5py.h5d.DatasetID, dtype: np.dtype[Any]) -> _Plan | None:
         return value
 
     chunks = dcpl.get_chunk()
-    return _Plan(chunks, dtype, tuple(filters), fill, math.prod(chunks) * dtype.itemsize)
+    nbytes = math.prod(chunks) * dtype.itemsize
+    check_size(dataset, nbytes, limit)
+    return _Plan(chunks, dtype, tuple(filters), fill, nbytes)
 
 
 def _plain_type(stored: h5py.h5t.TypeID, dtype: np.dtype[Any]) -> bool:
@@ -207,6 +225,7 @@ def _plain_type(stored: h5py.h5t.TypeID, dtype: np.dtype[Any]) -> bool:
 
 
 def _read_by_hdf5(dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range]) -> None:
+    check_dataset(dataset, name_of(dataset), by_hdf5=True)
     space = h5py.h5s.ALL
     memory = h5py.h5s.ALL
     if ranges and tuple(len(r) for r in ranges) != dataset.shape:
