@@ -6,8 +6,11 @@ import ast
 import importlib.metadata
 import json
 import re
+import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,13 @@ def test_environment_lists_what_the_project_requires() -> None:
     assert sorted(map(normal, flat)) == sorted([python, "pip", *conda])
 
 
+def test_the_oldest_versions_are_those_that_the_project_allows() -> None:
+    """``.ci/oldest.txt`` pins every lower bound, so that CI runs with them."""
+    pins = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [f"{name_of(r)}=={r.split('>=')[1]}" for r in required(*ENVIRONMENT_EXTRAS)]
+    assert sorted(pin for pin in pins if not pin.startswith("#")) == sorted(wanted)
+
+
 def test_every_import_is_declared() -> None:
     declared = {name_of(r) for r in required("plot", "dask", "zstd", "interop", "zarr")}
     # pandas is xarray's; Brian2 is no extra while its newest release forbids NumPy 2.4.
@@ -96,8 +106,73 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert set(neurostore.__all__) - {"__version__"} <= named
 
 
-def test_typed_marker_is_shipped() -> None:
-    assert (Path(neurostore.__file__).parent / "py.typed").is_file()
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution of this tree."""
+    folder = tmp_path_factory.mktemp("packages")
+    build(ROOT, folder)
+    return folder
+
+
+def build(source: Path, folder: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "--directory", str(folder), *options]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=120)
+
+
+def in_wheel(folder: Path) -> set[str]:
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(packages: Path) -> None:
+    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "neurostore").rglob("*.py")}
+    about = {name for name in in_wheel(packages) if ".dist-info/" in name}
+    assert in_wheel(packages) - about == sources | {"neurostore/py.typed"}
+    assert {Path(name).name for name in about} == {
+        "METADATA",
+        "WHEEL",
+        "RECORD",
+        "entry_points.txt",
+        "LICENSE",
+    }
+
+
+def test_the_source_distribution_makes_the_same_wheel(packages: Path, tmp_path: Path) -> None:
+    (archive,) = packages.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    names = {p.relative_to(unpacked).as_posix() for p in unpacked.rglob("*") if p.is_file()}
+    assert {".ci/run", "README.md", "LICENSE", "tests/test_packaging.py"} <= names
+    odd = {n for n in names if "__pycache__" in n or "generated" in n or n.startswith("docs/_")}
+    assert odd == set()
+    assert {n for n in names if n.endswith((".h5", ".png"))} <= {
+        p.relative_to(ROOT).as_posix() for p in (ROOT / "tests" / "files").iterdir()
+    }
+    build(unpacked, tmp_path / "again", "--target", "wheel")
+    assert in_wheel(tmp_path / "again") == in_wheel(packages)
+
+
+def test_the_wheel_works_where_it_is_unpacked(packages: Path, tmp_path: Path) -> None:
+    (wheel,) = packages.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = "import sys; sys.path.insert(0, '.'); from neurostore.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == f"neurostore {neurostore.__version__}\n"
+
+
+def test_classifiers_are_known() -> None:
+    known = pytest.importorskip("trove_classifiers").classifiers
+    assert set(PROJECT["project"]["classifiers"]) <= known
 
 
 def test_the_two_commands_of_the_readme_are_the_ones_that_ci_runs() -> None:
