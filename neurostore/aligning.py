@@ -39,7 +39,9 @@ def aligned(
             compat="equals",
         )
     except ValueError as error:
-        raise MisalignedRecordsError(f"join={join!r} cannot align the records: {error}") from error
+        raise MisalignedRecordsError(
+            f"join={join!r} cannot align the records ({error}); pass another join, or select first"
+        ) from error
     for name, dtype in dtypes.items():
         if dtype.kind == "V":
             joined[name] = joined[name].astype(dtype)

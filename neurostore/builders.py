@@ -163,7 +163,9 @@ def _with_coords(row: Kind, ds: xr.Dataset, coords: Coords) -> xr.Dataset:
     try:
         return ds.assign_coords(coords)
     except (ValueError, TypeError) as error:
-        raise ValidationError(f"{row.name}: coords: {error}") from error
+        raise ValidationError(
+            f"{row.name}: coords: expected what assign_coords takes: {error}"
+        ) from error
 
 
 def _plain_variables(row: Kind, values: Mapping[str, Any], found: list[str]) -> dict[str, Plain]:

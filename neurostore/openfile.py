@@ -302,7 +302,7 @@ class OpenFile:
                     if self._spoiled is not None:
                         raise StoreError(
                             f"{self.path}: something failed inside the batch, so nothing of the "
-                            f"batch was stored: {self._spoiled}"
+                            f"batch was stored; store the rest in a new one: {self._spoiled}"
                         ) from self._spoiled
                     self.commit()
                 except BaseException:

@@ -182,7 +182,7 @@ def open_group(view: View, address: str) -> xr.Dataset:
         places = ", ".join(str(session.path) for session in several)
         raise AmbiguousRecordError(f"/{plain} stands in several files; open one of {places}")
     if not several and view.is_joint:
-        raise RecordNotFoundError(f"{view}: nothing stands at /{plain}")
+        raise RecordNotFoundError(f"{view}: nothing stands at /{plain}; tree() lists the addresses")
     return (several or [view.origins[0].session])[0].open_group(plain)
 
 

@@ -220,7 +220,7 @@ def examine_tree(tree: xr.DataTree) -> dict[str, Record]:
         if node.data_vars or node.to_dataset(inherit=False).attrs.get("kind")
     }
     if not found:
-        raise ValidationError("the tree has no node with variables, so there is no record")
+        raise ValidationError("the tree has no node with variables, expected at least one record")
     return {path: examine(ds) for path, ds in found.items()}
 
 

@@ -45,7 +45,9 @@ def key_of(path: Path) -> Key | None:
     except FileNotFoundError:
         return None
     except NotADirectoryError:
-        raise StoreNotFoundError(f"{path}: a part of the path is a file") from None
+        raise StoreNotFoundError(
+            f"{path}: a part of the path is a file, expected folders"
+        ) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -154,7 +154,9 @@ def rules_of(
             raise ValidationError(f"retention_days is {retention_days!r}, expected at least 0")
         return (Keep(querying.kind_of(kind).name if kind else None, name, days=retention_days),)
     if kind is not None or name is not None:
-        raise ValidationError("kind and name belong into the rules of keep: Keep(kind=..., ...)")
+        raise ValidationError(
+            "kind and name belong into the rules of keep; use Keep(kind=..., name=...)"
+        )
     return keep_rules([keep] if isinstance(keep, Keep) else keep)
 
 

@@ -121,7 +121,7 @@ def _opened(session: Session, older: Older) -> Iterator[Session]:
             if older.position >= 0 and not is_same:
                 raise StoreNotFoundError(
                     f"{path}: is another file than the one that {session.path.name} was rotated "
-                    "to, which is not there"
+                    "to; put that one in its place"
                 )
             yield member
     except StoreNotFoundError as error:

@@ -211,7 +211,10 @@ class Session(OpenFile):
         """Return the entry as the catalogue has it now: compaction moves rows."""
         found = held.renew(entry)
         if found is None:
-            raise RecordNotFoundError(f"{self.path}: the record {entry.id!r} was removed meanwhile")
+            raise RecordNotFoundError(
+                f"{self.path}: the record {entry.id!r} was removed meanwhile; "
+                "ids() lists those there are"
+            )
         return found
 
     def _look(self, h5file: H5File, entry: Entry) -> dict[str, Part]:
@@ -259,7 +262,9 @@ class Session(OpenFile):
         kind = _kind_at(plain)
         with self.reading() as h5file, naming_damage(f"{self.path}: /{plain}"):
             if not tree.has(h5file, plain):
-                raise RecordNotFoundError(f"{self.path}: nothing stands at /{plain}")
+                raise RecordNotFoundError(
+                    f"{self.path}: nothing stands at /{plain}; tree() lists the addresses"
+                )
             held = self.catalogue
             entry = held.find(plain) if kind is not None else None
             if entry is not None:
@@ -337,7 +342,8 @@ class RecordSource:
                     f"{self.record_id!r} was opened; put it back to read the record"
                 ) from None
         raise RecordNotFoundError(
-            f"{self.path}: the file was replaced since {self.record_id!r} was opened"
+            f"{self.path}: the file was replaced since {self.record_id!r} was opened; retrieve it "
+            "anew"
         )
 
     @property
@@ -353,14 +359,16 @@ class RecordSource:
         """Raise unless the record is still there, and still the one that was opened."""
         if held.file_id != self.file_id:
             raise RecordNotFoundError(
-                f"{self.path}: the file was replaced since {self.record_id!r} was opened"
+                f"{self.path}: the file was replaced since {self.record_id!r} was opened; "
+                "retrieve it anew"
             )
         if held.state["epoch"] == self.epoch or self.serial < 0:
             return
         entry = held.find(self.record_id)
         if entry is None or entry.serial != self.serial:
             raise RecordNotFoundError(
-                f"{self.path}: the record {self.record_id!r} was removed after it was opened"
+                f"{self.path}: the record {self.record_id!r} was removed after it was opened; "
+                "ids() lists those there are"
             )
 
 
@@ -461,7 +469,9 @@ def create(path: Path, io: IO | None = None) -> None:
     try:
         osio.create(path, tree.build, io=io)
     except PermissionError as error:
-        raise ReadOnlyError(f"{path}: cannot be made: {error.strerror}") from error
+        raise ReadOnlyError(
+            f"{path}: cannot be made ({error.strerror}); expected a folder with write permission"
+        ) from error
     except (OSError, RuntimeError) as error:  # HDF5 raises either
         if isinstance(error, StoreError):
             raise

@@ -188,7 +188,9 @@ class Store(Kept):
     def _open_all(self, path: Any, several: list[Path], mode: Mode) -> None:
         """Make a view of many files: a store for each history, for reading."""
         if mode == "x":
-            raise ValidationError(f"{path}: mode 'x' makes one new file, and this names several")
+            raise ValidationError(
+                f"{path}: mode 'x' makes one new file, and this names several; pass one path"
+            )
         is_pattern = isinstance(path, str | os.PathLike)
         self.path = Path(os.path.realpath(path)) if is_pattern else several[0].parent
         self._source = os.fspath(self.path) if is_pattern else [str(one) for one in several]

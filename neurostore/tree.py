@@ -113,9 +113,11 @@ def check_signature(path: Path) -> None:
         with path.open("rb") as stream:
             head = stream.read(len(_SIGNATURE))
     except PermissionError as error:
-        raise ReadOnlyError(f"{path}: may not be read: {error.strerror}") from error
+        raise ReadOnlyError(
+            f"{path}: may not be read ({error.strerror}); expected a file with read permission"
+        ) from error
     if head != _SIGNATURE and not h5py.is_hdf5(path):
-        raise NotAStoreError(f"{path}: is not an HDF5 file (it begins with {head!r})")
+        raise NotAStoreError(f"{path}: expected an HDF5 file; this one begins with {head!r}")
 
 
 def open_native(path: Path) -> H5File:
@@ -123,14 +125,16 @@ def open_native(path: Path) -> H5File:
     try:
         return h5py.File(path, "r")
     except FileNotFoundError:
-        raise StoreNotFoundError(f"{path}: there is no such file") from None
+        raise StoreNotFoundError(f"{path}: there is no such file; expected one to read") from None
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
             raise LockTimeoutError(
                 f"{path}: another program has the file open for writing, and keeps readers out by "
                 "HDF5's own lock; expected none; close it there first"
             ) from error
-        raise NotAStoreError(f"{path}: HDF5 cannot open it: {error}") from error
+        raise NotAStoreError(
+            f"{path}: expected an HDF5 file; HDF5 cannot open this one: {error}"
+        ) from error
 
 
 def has(h5file: H5File, address: str) -> bool:
@@ -284,7 +288,8 @@ def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -
         for parent, count in parents.items():
             if _count(new, parent) != count:
                 raise DamagedError(
-                    f"{path}: /{parent} has {count} records, {_count(new, parent)} in the copy"
+                    f"{path}: /{parent} has {count} records, expected as many in the copy, which "
+                    f"has {_count(new, parent)}; the file was left as it was"
                 )
         keep_creation_time(old, new)
         if fresh.ledger != Ledger():

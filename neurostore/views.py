@@ -156,7 +156,7 @@ def expand(path: object) -> list[Path] | None:
         if not found and not {"*", "?"} & set(text):
             return None
         if not found:
-            raise StoreNotFoundError(f"{text}: no file fits this pattern")
+            raise StoreNotFoundError(f"{text}: no file fits this pattern, expected at least one")
         return [Path(os.path.realpath(one)) for one in found]
     if isinstance(path, Iterable):
         several: list[Path] = []
@@ -174,7 +174,7 @@ def histories(paths: Iterable[Path]) -> list[Path]:
     for path in sorted(paths, key=lambda path: (rotated_number(path.name) is not None, path)):
         key = key_of(path)
         if key is None:
-            raise StoreNotFoundError(f"{path}: there is no such file")
+            raise StoreNotFoundError(f"{path}: there is no such file; expected one to read")
         files.setdefault(key, path)  # one file may have several names
     kept: list[Path] = []
     inside: set[Path] = set()

@@ -118,5 +118,5 @@ def test_the_look_is_that_of_xarray() -> None:
     styles = html[html.index("<style>") : html.index("</style>")]
     used = {c for names in re.findall(r"class='([^']+)'", html) for c in names.split()}
     known = {name for name in used if f".{name}" in styles}
-    assert used - known <= {"icon", "xr-wrap", "xr-preview", "xr-var-item"}
+    assert used - known <= {"icon", "xr-wrap", "xr-preview", "xr-var-item", "xr-obj-name"}
     assert '<symbol id="icon-file-text2"' in html

@@ -136,7 +136,9 @@ def _ranges(
         if isinstance(key, slice):
             ranges[axis] = ranges[axis][key]
             if ranges[axis].step < 1:
-                raise ValidationError(f"{name_of(dataset)}: axis {axis}: step below 1 in {key}")
+                raise ValidationError(
+                    f"{name_of(dataset)}: axis {axis}: expected a step of 1 or more, got {key}"
+                )
         else:
             at = ranges[axis][key]
             ranges[axis] = range(at, at + 1)

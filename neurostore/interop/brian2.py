@@ -69,7 +69,7 @@ def from_states(
     """
     if variable not in monitor.record_variables:
         known = ", ".join(map(repr, monitor.record_variables))
-        raise ValidationError(f"the monitor records {known}, not {variable!r}")
+        raise ValidationError(f"the monitor has {variable!r} not recorded, expected one of {known}")
     ds = builders.build(
         "reservoir_states",
         {"states": np.asarray(getattr(monitor, f"{variable}_"))},
@@ -146,7 +146,7 @@ def to_spike_generator(ds: xr.Dataset, neurons: int | None = None) -> Any:
         raise ValidationError(f"kind is {ds.attrs.get('kind')!r}, expected a spike_train")
     ids = ds["neuron_ids"].values
     if ids.dtype.kind not in "iu" or (ids.size and (ids.min() < 0 or ids.max() >= 2**31)):
-        raise ValidationError("neuron_ids are no indices from 0 on, which Brian2 wants")
+        raise ValidationError("neuron_ids: expected indices from 0 on, which Brian2 wants")
     unit = _unit(ds["spike_times"])
     kept = ds.neuro.metadata.get("brian2", {}).get("neurons")
     count = neurons or kept or (int(ids.max()) + 1 if ids.size else 1)
@@ -168,7 +168,7 @@ def to_timed_array(ds: xr.Dataset) -> Any:
     moments = ds["time"].values
     step = float(moments[1] - moments[0])
     if not np.allclose(moments, step * np.arange(len(moments)), rtol=1e-9, atol=step * 1e-6):
-        raise ValidationError("time is not evenly spaced from 0 on, as a TimedArray is")
+        raise ValidationError("time: expected even steps from 0 on, as a TimedArray has them")
     states = ds["states"].transpose("time", "neuron")
     return brian2.TimedArray(states.values * _unit(states), dt=step * _unit(ds["time"]))
 
@@ -182,5 +182,5 @@ def _unit(array: xr.DataArray) -> Any:
     if name == "1":
         return 1
     if not isinstance(known, brian2.Unit):
-        raise ValidationError(f"{array.name} is in {name!r}, a unit that Brian2 does not know")
+        raise ValidationError(f"{array.name} is in {name!r}, expected a unit that Brian2 knows")
     return known

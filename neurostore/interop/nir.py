@@ -143,7 +143,9 @@ def to_graph(tree: xr.DataTree | Mapping[str, xr.Dataset]) -> Any:
         nodes[name] = getattr(nir, end["type"])(**{kind: shape})
     missing = sorted({name for edge in told["edges"] for name in edge} - nodes.keys())
     if missing:
-        raise ValidationError(f"nodes {', '.join(missing)} of the graph are missing")
+        raise ValidationError(
+            f"nodes {', '.join(missing)} are missing, expected all that the graph has edges to"
+        )
     return nir.NIRGraph(nodes, [tuple(edge) for edge in told["edges"]])
 
 

@@ -176,7 +176,9 @@ def _add_series(nwb: Any, ds: xr.Dataset) -> None:
         import pynwb
 
     if "time" not in ds.coords or "time" not in ds.dims:
-        raise ValidationError("reservoir_states: no labels along time: ds.assign_coords(time=...)")
+        raise ValidationError(
+            "reservoir_states: expected labels along time; ds.assign_coords(time=...)"
+        )
     _check_seconds(ds["time"])
     states = ds["states"].transpose("time", "neuron")
     series = pynwb.TimeSeries(

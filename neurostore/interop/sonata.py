@@ -232,7 +232,7 @@ def _open(path: PathLike, group: str) -> xr.DataTree:
         if isinstance(error, FileNotFoundError):
             raise
         raise NotAStoreError(
-            f"{path}: cannot be read as a SONATA file with /{group}: {error}"
+            f"{path}: expected a SONATA file with /{group}, which cannot be read: {error}"
         ) from error
     with tree:
         return tree.load()
@@ -249,7 +249,7 @@ def _population(path: PathLike, tree: xr.DataTree, wanted: str | None) -> str:
 
 def _named(path: PathLike, ds: xr.Dataset, name: str) -> xr.DataArray:
     if name not in ds:
-        raise NotAStoreError(f"{path}: {name!r} is missing, which SONATA asks for")
+        raise NotAStoreError(f"{path}: expected {name!r}, which SONATA asks for, and it is missing")
     return ds[name]
 
 

@@ -137,7 +137,7 @@ def series(helper: Helper, path: Path, series_too: bool, time_limit: float) -> I
     """Yield what is in a file and in the older ones of its series, the oldest first."""
     path = Path(os.path.realpath(path))
     if not path.exists():
-        raise StoreNotFoundError(f"{path}: there is no such file")
+        raise StoreNotFoundError(f"{path}: there is no such file; expected one to verify")
     newest = contents(helper, path, time_limit)
     for name in newest.older if series_too else ():
         member = path.parent / name

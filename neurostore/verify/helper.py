@@ -105,7 +105,8 @@ class Helper:
             self._answer(_START)
         except Died as error:
             raise StoreError(
-                f"{sys.executable}: the process that is to read the file did not start: {error}"
+                f"{sys.executable}: expected a process to read the file, which did not start: "
+                f"{error}"
             ) from error
 
     def close(self, kill: bool = False) -> int:
