@@ -92,6 +92,8 @@ REMOVED = "catalogue/removed"
 _FEW = 100
 #: Bytes that HDF5 sets aside for metadata at a time in a file that is made at one go.
 _META_BLOCK = 64 * 1024
+#: What to do about damage; other records can be read as ever.
+_REMEDY = "verify() lists all that is damaged"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: What a stranger who opens the file is told; text as NUL-free UTF-8 of fixed length.
 ROOT_ATTRS: Mapping[str, Any] = {
@@ -488,7 +490,7 @@ def read_values(
         try:
             return filters.read(dataset, selection, limit)
         except DamagedError as error:
-            raise DamagedError(f"{where}: {address}: {error}") from error
+            raise DamagedError(f"{where}: {address}: {error}; {_REMEDY}") from error
 
 
 def fill_values(
@@ -504,7 +506,7 @@ def fill_values(
             filters.read_many(opened, limit)
         except DamagedError as error:
             said = str(error).removeprefix(f"{where}: ")
-            raise DamagedError(f"{where}: {said}") from error
+            raise DamagedError(f"{where}: {said}; {_REMEDY}") from error
 
 
 def _dataset(h5file: H5File, where: str, address: str) -> h5d.DatasetID:

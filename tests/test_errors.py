@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "neurostore"
 SIGNS = ("expected", ";", "instead", "use ", "pass ", "pip install", "lists ")
 
 #: Where the record is not known yet; who calls them adds it, and what to do.
-DEEP = ("filters/", "reading.py")
+DEEP = ("damage.py", "filters/", "reading.py")
 
 
 def text_of(node: ast.AST) -> str:

@@ -106,7 +106,9 @@ def save(
     files = list(series(helper, Path(path), series_too, time_limit))
     if not any(each.rows for each in files) and any(each.findings for each in files):
         reasons = "; ".join(str(finding) for each in files for finding in each.findings)
-        raise DamagedError(f"{path}: nothing of it can be read: {reasons}")
+        raise DamagedError(
+            f"{path}: nothing of it can be read, expected at least one record: {reasons}"
+        )
     reports = check_files(helper, files, time_limit, progress)
     rows = [row for each in files for row in each.rows]
     run = _Run(helper, changed, time_limit)
