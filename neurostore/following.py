@@ -99,7 +99,10 @@ def parts(
         if found is None and not was_there:
             continue
         if found is None:
-            raise RecordNotFoundError(f"{session().path}: {record_id!r} was removed meanwhile")
+            raise RecordNotFoundError(
+                f"{session().path}: {record_id!r} was removed meanwhile; "
+                "ids() lists those there are"
+            )
         was_there = True
         dim, finished = found
         ds = retrieve(record_id)
@@ -113,7 +116,9 @@ def parts(
         if finished:
             return
     if not was_there:
-        raise RecordNotFoundError(f"{session().path}: no record {record_id!r} has come")
+        raise RecordNotFoundError(
+            f"{session().path}: no record {record_id!r} has come; ids() lists those there are"
+        )
 
 
 def _look(session: Session, record_id: str) -> tuple[str, bool] | None:

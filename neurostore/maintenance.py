@@ -102,7 +102,9 @@ class Policy:
         try:
             found = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise ValidationError(f"the policy is no TOML: {error}") from None
+            raise ValidationError(
+                f"the policy is no TOML, expected a table for each rule: {error}"
+            ) from None
         return cls.of(found)
 
     @classmethod

@@ -28,6 +28,9 @@ from neurostore.stencil import Layout
 
 __all__ = ["Migration", "migrate"]
 
+#: What a migration that fails has cost.
+_KEPT = "the old file is as it was"
+
 
 @dataclass(frozen=True)
 class Migration:
@@ -178,10 +181,14 @@ def _check(members: list[Session], temporary: Path, found: Migration, report: Re
                 f"{entry.kind.parts[0].path}/{found.renamed.get(address, entry.id)}"
             )
             if there is None:
-                raise DamagedError(f"{member.path}: {entry.id!r} is not in the new file")
+                raise DamagedError(
+                    f"{member.path}: {entry.id!r} is not in the new file, expected all; {_KEPT}"
+                )
             before, after = member.open_record(entry)[0], new.open_record(there)[0]
             if problem := _differs(before, after):
-                raise DamagedError(f"{member.path}: {entry.id!r} did not come through: {problem}")
+                raise DamagedError(
+                    f"{member.path}: {entry.id!r} did not come through: {problem}; {_KEPT}"
+                )
             report(len(entries) + done + 1, 2 * len(entries))
         count = sum(len(new.catalogue.select(kind)) for kind in KINDS.values())
         if count != len(entries):

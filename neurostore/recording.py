@@ -134,7 +134,10 @@ class Recorder:
         session = self._target.session()
         found = series.find(session, record_id)
         if found is None:
-            raise RecordNotFoundError(f"{session.path}: no record {record_id!r} to go on with")
+            raise RecordNotFoundError(
+                f"{session.path}: no record {record_id!r} to go on with; "
+                "ids() lists those there are"
+            )
         volume, entry = found
         if volume.file_id != session.catalogue.file_id:
             raise ValidationError(
@@ -226,10 +229,15 @@ class Recorder:
             return self._completed(args[0])
         kind = self.kind
         if len(args) > len(kind.variables):
-            raise ValidationError(f"append: {len(args)} arrays, {kind.name} has fewer variables")
+            raise ValidationError(
+                f"append: {len(args)} arrays, expected at most {len(kind.variables)} "
+                f"for {kind.name}"
+            )
         named = {row.name: value for row, value in zip(kind.variables, args, strict=False)}
         if twice := sorted(named.keys() & values.keys()):
-            raise ValidationError(f"append: {', '.join(twice)} given twice")
+            raise ValidationError(
+                f"append: {', '.join(twice)} given twice, expected by place or by name"
+            )
         made = blocks.draft(
             kind,
             {**named, **values},
@@ -266,7 +274,9 @@ class Recorder:
         try:
             return made.to_dataset().assign_coords(head.coords)
         except (ValueError, TypeError) as error:
-            raise ValidationError(f"{kind.name}: coords: {error}") from error
+            raise ValidationError(
+                f"{kind.name}: coords: expected what assign_coords takes: {error}"
+            ) from error
 
     def _with_units(self, made: records.Draft) -> records.Draft:
         """Blocks of bare arrays are in the unit of the record."""
@@ -348,7 +358,7 @@ class Recorder:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError(f"{self!r}: append to it by store.record(id={self.id!r})")
+            raise ClosedError(f"{self!r}; append to it by store.record(id={self.id!r})")
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 import neurostore
@@ -114,6 +115,20 @@ def test_an_error_is_one_line_and_status_1(run_h5: Path, tmp_path: Path) -> None
 def test_what_is_not_understood_is_status_2(run_h5: Path) -> None:
     assert invoke("ls", run_h5, "--kind", "spikes").exit_code == 2
     assert invoke("nothing").exit_code == 2
+
+
+def test_every_command_that_prints_can_print_json() -> None:
+    for name in typer.main.get_command(cli.app).commands:  # type: ignore[attr-defined]
+        assert "--json" in invoke(name, "--help").stdout, name
+
+
+def test_what_is_made_is_told_as_json(run_h5: Path, tmp_path: Path) -> None:
+    told = parsed("export", run_h5, tmp_path / "one.nc", "task_6.0")
+    assert told == {"path": str(tmp_path / "one.nc"), "records": ["task_6.0"]}
+    told = parsed("plot", run_h5, "task_6.0", "-o", tmp_path / "one.png")
+    assert told == {"picture": str(tmp_path / "one.png"), "panels": ["values"]}
+    told = parsed("demo", tmp_path / "d.h5", "--picture", tmp_path / "d.png", "--seconds", "0.3")
+    assert told["trials"] == 1
 
 
 def test_version() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import neurostore
 from neurostore import errors
 
 ROOT = Path(__file__).parents[1] / "neurostore"
@@ -50,6 +51,15 @@ def test_every_error_says_what_was_expected_or_what_to_do() -> None:
         if not any(map(text.__contains__, SIGNS)) and not where.startswith(DEEP)
     ]
     assert not bare, "\n".join(bare)
+
+
+def test_what_goes_well_is_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level("INFO", "neurostore"), neurostore.open(tmp_path / "run.h5") as store:
+        record_id = store.store(neurostore.spike_train([0.1], [1], timestamp=1.0))
+        store.retrieve(record_id).load()
+    assert (caplog.records, *capfd.readouterr()) == ([], "", "")
 
 
 @pytest.mark.parametrize("name", errors.__all__)

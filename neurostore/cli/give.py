@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from neurostore import export as exporting
-from neurostore.cli.arguments import End, File, Force, Kind, Name, Start, as_time
-from neurostore.cli.output import progress
+from neurostore.cli.arguments import AsJson, End, File, Force, Kind, Name, Start, as_time
+from neurostore.cli.output import print_json, progress
 from neurostore.errors import StoreExistsError
 from neurostore.optional import needs
 from neurostore.store import open as open_store
@@ -47,6 +47,7 @@ def export(
         ),
     ] = None,
     force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write records as netCDF (.nc), zarr (.zarr), NWB (.nwb), or metrics as CSV (.csv).
 
@@ -60,6 +61,9 @@ def export(
             report(done, len(chosen))
             found[record_id.strip("/").rpartition("/")[2]] = store.retrieve(record_id)
         exporting.export(found, target, to, force=force)
+    if as_json:
+        print_json({"path": target, "records": list(found)})
+        return
     typer.echo(f"{target}: {len(found):,} record" + ("" if len(found) == 1 else "s"))
 
 
@@ -82,6 +86,7 @@ def plot(
     ] = False,
     dpi: Annotated[int, typer.Option(min=10, max=1200, help="Dots per inch.")] = 120,
     force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw a run on one page, one record, or with --range the records of a kind over time.
 
@@ -102,11 +107,14 @@ def plot(
     with open_store(path, "r") as store:
         span = (as_time(start), as_time(end))
         if record is not None:
-            store.retrieve(record).neuro.plot()
+            drawn = store.retrieve(record).neuro.plot()
         elif together and kind is not None:
-            store.range(kind, *span, name=name).neuro.plot()
+            drawn = store.range(kind, *span, name=name).neuro.plot()
         else:
-            store.plot(kind, *span, name=name)
+            drawn = store.plot(kind, *span, name=name)
     pyplot.gcf().savefig(target, dpi=dpi)
     pyplot.close()
+    if as_json:
+        print_json({"picture": target, "panels": list(drawn)})
+        return
     typer.echo(f"picture: {target}")
