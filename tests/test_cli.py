@@ -128,7 +128,7 @@ def test_what_is_made_is_told_as_json(run_h5: Path, tmp_path: Path) -> None:
     told = parsed("plot", run_h5, "task_6.0", "-o", tmp_path / "one.png")
     assert told == {"picture": str(tmp_path / "one.png"), "panels": ["values"]}
     told = parsed("demo", tmp_path / "d.h5", "--picture", tmp_path / "d.png", "--seconds", "0.3")
-    assert told["trials"] == 1
+    assert told["trials"] == 2
 
 
 def test_version() -> None:
