@@ -10,16 +10,17 @@ record is, this module does not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Hashable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5g, h5l, h5o, h5p, h5r, h5s, h5t
+from h5py import h5, h5a, h5d, h5ds, h5g, h5l, h5o, h5p, h5r, h5s, h5t
 
 from neurostore import h5attrs
-from neurostore.errors import StoreError
+from neurostore.errors import DamagedError, StoreError
 from neurostore.scales import referrers
 
 __all__ = ["copy_groups", "copy_item"]
@@ -53,10 +54,14 @@ class _Copy:
         first_number: int,
         step: Callable[[], object] = lambda: None,
         left: Container[int] = frozenset(),
+        alike: Mapping[bytes, Hashable] = MappingProxyType({}),
     ) -> None:
         self.next_number = first_number
         self.step = step
         self.left = left
+        self.alike = alike
+        #: How groups are wired, by what they are said to be alike in.
+        self.known: dict[Hashable, _Wiring] = {}
         self.scales: dict[int, h5d.DatasetID] = {}
         self.numbers: dict[int, int] = {}
         self.attachments: list[tuple[h5d.DatasetID, int, int]] = []
@@ -65,20 +70,25 @@ class _Copy:
         #: Attributes and datasets that refer to objects: from, to, name of the attribute or None.
         self.referring: list[tuple[Any, Any, bytes | None]] = []
 
-    def group(self, source: h5g.GroupID, target: h5g.GroupID) -> None:
-        for link in source:
-            self.link(source, target, link)
+    def group(self, source: h5g.GroupID, target: h5g.GroupID, path: bytes) -> None:
+        for link in _links(source):
+            where = path + b"/" + link
+            wiring = self.known.get(self.alike.get(where))
+            if wiring is not None:
+                self.whole(source, target, link, wiring)
+            else:
+                self.link(source, target, link, where)
 
-    def link(self, source: h5g.GroupID, target: h5g.GroupID, link: bytes) -> None:
+    def link(self, source: h5g.GroupID, target: h5g.GroupID, link: bytes, where: bytes) -> None:
         kind = source.links.get_info(link).type
         if kind == h5l.TYPE_SOFT:
             target.links.create_soft(link, source.links.get_val(link))
         elif kind == h5l.TYPE_EXTERNAL:
             target.links.create_external(link, *source.links.get_val(link))
         else:
-            self.object(source, target, link)
+            self.object(source, target, link, where)
 
-    def object(self, source: h5g.GroupID, target: h5g.GroupID, link: bytes) -> None:
+    def object(self, source: h5g.GroupID, target: h5g.GroupID, link: bytes, where: bytes) -> None:
         item = h5o.open(source, link)
         info = h5o.get_info(item)
         if int(info.addr) in self.left:
@@ -88,7 +98,7 @@ class _Copy:
             h5o.link(known, target, link)
             return
         if isinstance(item, h5g.GroupID):
-            made: Any = self.some_group(item, source, target, link)
+            made: Any = self.some_group(item, source, target, link, where)
         elif isinstance(item, h5d.DatasetID):
             made = self.dataset(item, target, link)
         else:
@@ -98,20 +108,37 @@ class _Copy:
             self.shared[int(info.addr)] = made
 
     def some_group(
-        self, item: h5g.GroupID, source: h5g.GroupID, target: h5g.GroupID, link: bytes
+        self,
+        item: h5g.GroupID,
+        source: h5g.GroupID,
+        target: h5g.GroupID,
+        link: bytes,
+        where: bytes,
     ) -> h5g.GroupID:
         there = link in target  # made with the file; deleting it would shrink the allocation
         wiring = _wiring(item) if not there else None
         if wiring is not None:
-            h5o.copy(source, link, target, link)
-            made = h5g.open(target, link)
-            self.wire(made, wiring)
-            self.step()
-            return made
+            if where in self.alike:
+                self.known[self.alike[where]] = wiring
+            return self.whole(source, target, link, wiring)
         made = h5g.open(target, link) if there else h5g.create(target, link, gcpl=_like(item))
         self.shared[int(h5o.get_info(item).addr)] = made  # at once: it may contain itself
         self.attributes(item, made)
-        self.group(item, made)
+        self.group(item, made, where)
+        return made
+
+    def whole(
+        self, source: h5g.GroupID, target: h5g.GroupID, link: bytes, wiring: _Wiring
+    ) -> h5g.GroupID:
+        h5o.copy(source, link, target, link)
+        made = h5g.open(target, link)
+        if made.get_num_objs() != len(wiring.links):
+            raise DamagedError(
+                f"{h5py.h5i.get_name(made).decode()}: {made.get_num_objs()} variables, expected "
+                f"{len(wiring.links)} as in records of the same structure"
+            )
+        self.wire(made, wiring)
+        self.step()
         return made
 
     def wire(self, group: h5g.GroupID, wiring: _Wiring) -> None:
@@ -195,6 +222,7 @@ def copy_groups(
     first_number: int,
     step: Callable[[], object] = lambda: None,
     left: Container[int] = frozenset(),
+    alike: Mapping[bytes, Hashable] = MappingProxyType({}),
 ) -> int:
     """Copy every group at the top of ``source`` but ``skip``; groups of ``target`` are filled.
 
@@ -204,6 +232,9 @@ def copy_groups(
         Called after every group that was copied as a whole.
     left
         Addresses of objects that are left out.
+    alike
+        For paths of stamped groups something that only groups of one structure share: how such
+        groups hang together is then found out once.
 
     Returns
     -------
@@ -215,10 +246,10 @@ def copy_groups(
     StoreError
         Something holds references to regions of a dataset.
     """
-    run = _Copy(first_number, step, left)
+    run = _Copy(first_number, step, left, alike)
     for link in source.id:
         if link != skip:
-            run.link(source.id, target.id, link)
+            run.link(source.id, target.id, link, b"/" + link)
     run.attributes(source.id, target.id)
     run.finish()
     return run.next_number
@@ -227,7 +258,7 @@ def copy_groups(
 def copy_item(source: h5g.GroupID, target: h5g.GroupID, link: bytes, first_number: int) -> int:
     """Copy what stands at ``link`` of one group into another, as `copy_groups` does."""
     run = _Copy(first_number)
-    run.object(source, target, link)
+    run.object(source, target, link, link)
     run.finish()
     return run.next_number
 
@@ -304,15 +335,24 @@ def _address(dataset: h5d.DatasetID) -> int:
     return int(h5o.get_info(dataset).addr)
 
 
+def _links(group: h5g.GroupID) -> list[bytes]:
+    """Return the names in a group, in the order in which they came where the group knows it."""
+    tracked = group.get_create_plist().get_link_creation_order() & h5p.CRT_ORDER_TRACKED
+    found: list[bytes] = []
+    group.links.iterate(found.append, idx_type=h5.INDEX_CRT_ORDER if tracked else h5.INDEX_NAME)
+    return found
+
+
 def _copy_values(source: h5d.DatasetID, target: h5d.DatasetID) -> None:
     if not _is_here(source):
         return  # made with the properties of the old one, it refers to the same files
     kind = source.get_type()
     by_value = kind.detect_class(h5t.VLEN) or _is_varying_text(kind)
     if source.get_create_plist().get_layout() == h5d.CHUNKED and not by_value:
-        for number in range(source.get_num_chunks()):
+        infos: list[Any] = []
+        source.chunk_iter(infos.append)  # by number, HDF5 counts from the first one every time
+        for info in infos:
             # HDF5 2.0 gives the filter mask right here, and 0 from read_direct_chunk.
-            info = source.get_chunk_info(number)
             _, raw = source.read_direct_chunk(info.chunk_offset)
             target.write_direct_chunk(info.chunk_offset, raw, filter_mask=info.filter_mask)
         return
