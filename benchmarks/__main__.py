@@ -11,6 +11,8 @@ from typing import Protocol
 
 from benchmarks import (
     breakdown,
+    cleanup,
+    compaction,
     encoders,
     growth,
     import_time,
@@ -55,6 +57,8 @@ CASES: tuple[Case, ...] = (
     encoders,
     limits,
     memory,
+    cleanup,
+    compaction,
     peers,
 )
 
