@@ -1,6 +1,6 @@
 """Where a file stands in its series: which files came before it, and what those hold.
 
-One attribute of the root, in JSON, so that it outlives the catalogue and travels with the file.
+Two attributes of the root, in JSON, so that it outlives the catalogue and travels with the file.
 The spans of time in it say which older files a question concerns, and which ids may have been
 given already.  It opens no file and knows nothing of sessions.
 """
@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import h5py
@@ -21,8 +22,7 @@ from neurostore.errors import DamagedError
 __all__ = ["Ledger", "Older", "Seal", "Span", "read", "rotated_name", "rotated_number", "write"]
 
 _ATTRIBUTE = b"neurostore_series"
-#: Attribute of the first development versions: nothing but the names, as JSON.
-_NAMES_ONLY = b"neurostore_older_files"
+_OLDER = b"neurostore_older_files"
 
 _NUMBERED = re.compile(r"\.(\d{6,})(\.[^.]{0,16})?$")
 #: First and last of some moments, both included.
@@ -63,11 +63,15 @@ class Older:
     #: Whether some of its ids do not end in the moment of their record.
     odd: bool = True
 
-    def span(self, kinds: Sequence[str]) -> Span | None:
-        """Return the span of its records of ``kinds``."""
+    def holds(self, kinds: Sequence[str], low: float, high: float) -> bool:
+        """Tell whether it may have records of ``kinds`` in a closed interval."""
         if self.position < 0:
-            return ALWAYS
-        return joined(self.records[kind][1:] for kind in kinds if kind in self.records)
+            return True
+        for kind in kinds:
+            counted = self.records.get(kind)
+            if counted is not None and counted[1] <= high and low <= counted[2]:
+                return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ class Ledger:
         The next number for a rotated file; none is given twice.
     forgotten
         Moments of ids that were given and are no longer written anywhere.
-    older
-        The files before this one, the oldest first.
+    older_text
+        The files before this one as JSON: a rotated file is opened without a look at them.
     seal
         Set when the file is closed off for good.
     """
@@ -102,8 +106,19 @@ class Ledger:
     position: int = 0
     number: int = 1
     forgotten: Span | None = None
-    older: tuple[Older, ...] = ()
+    older_text: str = "[]"
     seal: Seal | None = None
+
+    @property
+    def older(self) -> tuple[Older, ...]:
+        """The files before this one, the oldest first."""
+        return _parsed_older(self.older_text)
+
+    def following(self, older: Sequence[Older]) -> Ledger:
+        """Return the ledger with other files before this one."""
+        rows = [asdict(one) for one in older]
+        text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
+        return replace(self, older_text=text)
 
     def forgetting(self, span: Span | None) -> Ledger:
         """Return the ledger after ids at the moments of ``span`` were forgotten."""
@@ -113,8 +128,8 @@ class Ledger:
         """Return the ledger without some of the older files, whose ids stay given."""
         dropped = set(gone)
         spans = [older.given for older in self.older if older.name in dropped]
-        kept = tuple(older for older in self.older if older.name not in dropped)
-        return replace(self.forgetting(joined(spans)), older=kept)
+        kept = [older for older in self.older if older.name not in dropped]
+        return self.forgetting(joined(spans)).following(kept)
 
     def before(self, name: str) -> tuple[Older, ...]:
         """Return the files before this one, which is called ``name`` now, the oldest first.
@@ -136,12 +151,13 @@ class Ledger:
         return meets(self.forgotten, moment, moment)
 
     def _text(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+        found = asdict(self)
+        del found["older_text"]
+        return json.dumps(found, separators=(",", ":"), allow_nan=False)
 
 
-def _parsed(text: str) -> Ledger:
+def _parsed(text: str, older_text: str) -> Ledger:
     found = json.loads(text)
-    older = (_older(row) for row in found["older"])
     seal = found["seal"]
     if seal is not None:
         _check_name(seal["name"])
@@ -151,12 +167,22 @@ def _parsed(text: str) -> Ledger:
         position=found["position"],
         number=found["number"],
         forgotten=_span(found["forgotten"]),
-        older=tuple(older),
+        older_text=older_text,
         seal=None if seal is None else Seal(**seal),
     )
 
 
-def _older(row: dict[str, Any]) -> Older:
+@lru_cache(maxsize=64)
+def _parsed_older(text: str) -> tuple[Older, ...]:
+    try:
+        return tuple(_older(row) for row in json.loads(text))
+    except _ODD as error:
+        raise _unreadable(_OLDER, error) from error
+
+
+def _older(row: dict[str, Any] | str) -> Older:
+    if isinstance(row, str):  # as the first development versions wrote it
+        row = {"name": row, "file_id": (0, 0), "records": {}, "given": ALWAYS}
     _check_name(row["name"])
     records = {kind: tuple(counted) for kind, counted in row.pop("records").items()}
     first, second = row.pop("file_id")
@@ -176,27 +202,34 @@ def _span(found: list[float] | None) -> Span | None:
 def read(h5file: h5py.File) -> Ledger:
     """Return the ledger of a file; an empty one where it has none."""
     try:
+        older = str(h5attrs.read_one(h5file.id, _OLDER) or "[]")
         text = h5attrs.read_one(h5file.id, _ATTRIBUTE)
         if text is not None:
-            return _parsed(str(text))
-        text = h5attrs.read_one(h5file.id, _NAMES_ONLY)
-        older = tuple(Older(name) for name in json.loads(text)) if text else ()
-        for one in older:
-            _check_name(one.name)
-        return Ledger(position=len(older), number=len(older) + 1, older=older)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DamagedError(
-            f"{h5file.filename}: its attribute {_ATTRIBUTE.decode()} cannot be read ({error!r}), "
-            "expected the JSON that rotation wrote; the files of the series are whole, one by one"
-        ) from error
+            return _parsed(str(text), older)
+        count = len(_parsed_older(older))
+        return Ledger(position=count, number=count + 1, older_text=older)
+    except _ODD as error:
+        raise _unreadable(_ATTRIBUTE, error) from error
+
+
+_ODD = (ValueError, KeyError, TypeError, IndexError, AttributeError)
+
+
+def _unreadable(attribute: bytes, error: Exception) -> DamagedError:
+    return DamagedError(
+        f"the attribute {attribute.decode()} cannot be read ({error!r}), expected the JSON that "
+        "rotation wrote; the files of the series are whole, one by one"
+    )
 
 
 def write(h5file: h5py.File, ledger: Ledger) -> None:
     """Put the ledger at the root of a file that is open for writing."""
-    for name in (_ATTRIBUTE, _NAMES_ONLY):
+    for name, text in ((_ATTRIBUTE, ledger._text()), (_OLDER, ledger.older_text)):
+        if h5attrs.read_one(h5file.id, name) == text:
+            continue
         if h5py.h5a.exists(h5file.id, name):
             h5py.h5a.delete(h5file.id, name)
-    h5attrs.write(h5file.id, h5attrs.pack(_ATTRIBUTE.decode(), ledger._text()))
+        h5attrs.write(h5file.id, h5attrs.pack(name.decode(), text))
 
 
 def rotated_name(name: str, number: int) -> str:

@@ -107,7 +107,7 @@ def _carry_out(
     assert plan.seal is not None
     rotated = session.path.with_name(plan.seal.name)
     older = (*held.ledger.older, held.as_older(rotated.name, size))
-    following = replace(plan, position=plan.position + 1, older=older, seal=None)
+    following = replace(plan, position=plan.position + 1, seal=None).following(older)
     fresh = tree.beside(session.path, "rotate")
     before, named = held.ledger, False
     try:

@@ -22,7 +22,7 @@ from neurostore.errors import (
     RecordNotFoundError,
     StoreNotFoundError,
 )
-from neurostore.ledger import Older, meets
+from neurostore.ledger import Ledger, Older, meets
 from neurostore.names import moment_of
 from neurostore.schema import KINDS
 from neurostore.session import Session, pinned
@@ -95,22 +95,22 @@ def members(
         An older file that is concerned is not there; its records are left out.
     """
     yield session
+    ledger = session.catalogue.ledger
     is_all = low == -math.inf and high == math.inf and set(kinds) >= set(KINDS)
-    for older in reversed(session.catalogue.ledger.before(session.path.name)):
-        if not is_all and not meets(older.span(kinds), low, high):
+    for older in reversed(ledger.before(session.path.name)):
+        if not is_all and not older.holds(kinds, low, high):
             continue
         try:
-            with _opened(session, older) as member:
+            with _opened(session, ledger, older) as member:
                 yield member
         except StoreNotFoundError as error:
             missing(f"{error}; {_lost(older)}")
 
 
 @contextmanager
-def _opened(session: Session, older: Older) -> Iterator[Session]:
+def _opened(session: Session, head: Ledger, older: Older) -> Iterator[Session]:
     """Open an older file; StoreNotFoundError where it is gone, or another one has its name."""
     path = session.path.with_name(older.name)
-    head = session.catalogue.ledger
     try:
         with pinned(path, session.io) as member:
             member.max_variable_bytes = session.max_variable_bytes
@@ -151,11 +151,12 @@ def find(session: Session, record_id: str) -> Found | None:
         return Found(Volume.of(session), entry)
     moment = moment_of(record_id)
     gone = []
-    for older in reversed(session.catalogue.ledger.before(session.path.name)):
+    ledger = session.catalogue.ledger
+    for older in reversed(ledger.before(session.path.name)):
         if not _may_have(older, moment):
             continue
         try:
-            with _opened(session, older) as member:
+            with _opened(session, ledger, older) as member:
                 entry = member.catalogue.find(record_id)
                 if entry is not None:
                     return Found(Volume.of(member), entry)
@@ -172,7 +173,7 @@ def find(session: Session, record_id: str) -> Found | None:
 def _may_have(older: Older, moment: float | None) -> bool:
     if older.odd:
         return True
-    return moment is not None and meets(older.span(_EVERY), moment, moment)
+    return moment is not None and older.holds(_EVERY, moment, moment)
 
 
 def given_elsewhere(session: Session) -> Taken:
@@ -192,7 +193,7 @@ def given_elsewhere(session: Session) -> Taken:
         for older in ledger.older:
             if not older.odd and not meets(older.given, moment, moment):
                 continue
-            held = _kept(session, older)
+            held = _kept(session, ledger, older)
             if held is None or held.ledger.is_forgotten(moment):
                 return None
             found = found or held.has_given(record_id, moment)
@@ -201,9 +202,9 @@ def given_elsewhere(session: Session) -> Taken:
     return given
 
 
-def _kept(session: Session, older: Older) -> Catalogue | None:
+def _kept(session: Session, ledger: Ledger, older: Older) -> Catalogue | None:
     held = session.elsewhere.get(older.name)
     if held is None:
-        with suppress(StoreNotFoundError), _opened(session, older) as member:
+        with suppress(StoreNotFoundError), _opened(session, ledger, older) as member:
             held = session.elsewhere[older.name] = member.catalogue
     return held

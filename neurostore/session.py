@@ -44,7 +44,16 @@ from neurostore.tree import H5File
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["RecordSource", "Session", "again", "attach", "close_all", "pinned", "release"]
+__all__ = [
+    "RecordSource",
+    "Session",
+    "again",
+    "attach",
+    "close_all",
+    "open_paths",
+    "pinned",
+    "release",
+]
 
 Value = TypeVar("Value")
 
@@ -476,6 +485,11 @@ def create(path: Path, io: IO | None = None) -> None:
         if isinstance(error, StoreError):
             raise
         raise osio.refused(str(path), "making the file", error, "nothing was made") from error
+
+
+def open_paths() -> list[Path]:
+    """Return the files that this process has open."""
+    return [session.path for session in _open.all()]
 
 
 def close_all() -> None:
