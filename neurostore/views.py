@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from neurostore import names
 from neurostore.catalogue import Catalogue
 from neurostore.errors import AmbiguousRecordError, RecordNotFoundError, StoreNotFoundError
 from neurostore.ledger import rotated_number
@@ -197,10 +198,13 @@ def labels(paths: Sequence[Path]) -> list[str]:
     >>> labels([Path("/a/one.h5"), Path("/b/two.h5")])
     ['one', 'two']
     """
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
-        found = [".".join([*path.parts[-depth:-1], path.stem]) for path in paths]
+    base = os.path.commonpath([path.parent for path in paths])
+    inside = [path.relative_to(base) for path in paths]
+    for found in (
+        [path.stem for path in paths],
+        [".".join(path.with_suffix("").parts) for path in inside],
+        [".".join(path.parts) for path in inside],
+    ):
         if len(set(found)) == len(found):
-            break
-    else:
-        found = [f"{path.stem}~{number}" for number, path in enumerate(paths, 1)]
-    return [label.replace("/", "") for label in found]
+            return found
+    return [f"{path.stem}{names.SUFFIX}{number}" for number, path in enumerate(paths, 1)]
