@@ -179,6 +179,7 @@ def histories(paths: Iterable[Path]) -> list[Path]:
         files.setdefault(key, path)  # one file may have several names
     kept: list[Path] = []
     inside: set[Path] = set()
+    series: set[tuple[Path, str]] = set()
     for path in files.values():
         if path in inside:
             continue
@@ -186,6 +187,9 @@ def histories(paths: Iterable[Path]) -> list[Path]:
             ledger = session.catalogue.ledger
         if ledger.seal is None or ledger.seal.head == path.name:
             inside |= {path.with_name(older.name) for older in ledger.older}
+            series.add((path.parent, ledger.series))
+        elif (path.parent, ledger.series) in series:
+            continue  # its series has let go of it, and a crash kept it from being removed
         kept.append(path)
     return sorted(path for path in kept if path not in inside)
 

@@ -495,3 +495,15 @@ def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
     with opened(path) as store:
         assert store.store(train(1.0)) == "train_1.0"
     assert neurostore.open(path, "r").ids() == ["train_1.0"]
+
+
+def test_a_file_that_its_series_let_go_of_is_left_out(store: Store, tmp_path: Path) -> None:
+    shutil.copy(tmp_path / "run.000001.h5", tmp_path / "copy")
+    assert store.cleanup(keep=neurostore.Keep(latest=15)) == ALL[:10]
+    assert names(tmp_path) == ["run.000002.h5", "run.h5"]
+    (tmp_path / "copy").rename(tmp_path / "run.000001.h5")
+    assert neurostore.open(tmp_path / "*.h5").ids() == ALL[10:]
+    assert store.ids() == ALL[10:]
+    (tmp_path / "run.000001.h5").unlink()
+    assert store.store(train(3.0)) not in ALL
+    assert store.store(train(40.0)) == "train_40.0"
