@@ -30,6 +30,7 @@ __all__ = [
     "put_text",
     "read_all",
     "read_one",
+    "remove",
     "reserve",
     "write",
 ]
@@ -83,6 +84,13 @@ def write(location: Any, attribute: Packed) -> h5a.AttrID:
     made = h5a.create(location, name, kind, space)
     made.write(array, kind)
     return made
+
+
+def remove(location: Any, name: bytes) -> None:
+    """Take an attribute out, and its checksum; fine where there is none."""
+    for one in (name, _CRC + name):
+        if h5a.exists(location, one):
+            h5a.delete(location, one)
 
 
 def reserve(location: Any, name: bytes, size: int) -> h5a.AttrID:

@@ -227,8 +227,7 @@ def write(h5file: h5py.File, ledger: Ledger) -> None:
     for name, text in ((_ATTRIBUTE, ledger._text()), (_OLDER, ledger.older_text)):
         if h5attrs.read_one(h5file.id, name) == text:
             continue
-        if h5py.h5a.exists(h5file.id, name):
-            h5py.h5a.delete(h5file.id, name)
+        h5attrs.remove(h5file.id, name)
         h5attrs.write(h5file.id, h5attrs.pack(name.decode(), text))
 
 
