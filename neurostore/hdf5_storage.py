@@ -232,6 +232,21 @@ class _ByKind:
                     setattr(cls, method.__name__, method)
 
 
+#: What `get_file_info` tells of a series as `Store.info` does.
+_OF_SERIES = (
+    "records",
+    "spans",
+    "files",
+    "per_file",
+    "stored_bytes",
+    "logical_bytes",
+    "compression_ratio",
+    "dead_bytes",
+    "schema_versions",
+    "library_versions",
+)
+
+
 class HDF5Storage(_ByKind):
     """Arrays in one HDF5 file, by the methods of the earlier storage class.
 
@@ -246,12 +261,14 @@ class HDF5Storage(_ByKind):
     chunk_size
         A chunk of a variable holds at most ``64 * chunk_size`` values.
     max_file_size
-        Bytes beyond which :meth:`check_file_size` rotates the file.
+        Bytes beyond which a commit rotates the file.
     enable_swmr
         True: one process at a time writes, and any number read meanwhile.  False: exclusive use,
         no other process can open the file until this storage is closed.
     durability
         ``"power"``: what was stored survives a power cut; ``"process"``: the end of the process.
+    max_records
+        Records with which a commit rotates the file; None: any number.
 
     Examples
     --------
@@ -271,6 +288,7 @@ class HDF5Storage(_ByKind):
         enable_swmr: bool = True,
         *,
         durability: Durability = "power",
+        max_records: int | None = None,
     ) -> None:
         self.file_path = Path(file_path)
         self.file_path.parent.mkdir(parents=True, exist_ok=True)
@@ -281,6 +299,7 @@ class HDF5Storage(_ByKind):
             compression_opts=compression_opts,
             chunk_size=chunk_size,
             max_file_size=max_file_size,
+            max_records=max_records,
             durability=durability,
             exclusive=not enable_swmr,
         )
@@ -298,7 +317,7 @@ class HDF5Storage(_ByKind):
         return self._store
 
     def get_file_info(self) -> dict[str, Any]:
-        """Return path, size, compression, counts and age of the file."""
+        """Return path and size of the file; counts, times and bytes over its whole series."""
         info = self._store.info()
         return {
             "file_path": str(self.file_path),
@@ -307,9 +326,7 @@ class HDF5Storage(_ByKind):
             "total_datasets": info["variables"],
             "groups": info["groups"],
             "created_at": info["created_at"],
-            "records": info["records"],
-            "files": info["files"],
-        }
+        } | {name: info[name] for name in _OF_SERIES}
 
     def compact_file(self) -> bool:
         """Write the file anew without removed records; return True."""
@@ -321,7 +338,7 @@ class HDF5Storage(_ByKind):
         return self._store.rotate()
 
     def check_file_size(self) -> bool:
-        """Rotate the file if it is larger than ``max_file_size``; return whether it was."""
+        """Return whether the file was rotated for its size: now, or since the last call."""
         return self._store.check_size()
 
     def cleanup_old_data(self, retention_days: float) -> int:

@@ -104,7 +104,8 @@ def members(
             with _opened(session, ledger, older) as member:
                 yield member
         except StoreNotFoundError as error:
-            missing(f"{error}; {_lost(older)}")
+            if older.records or older.position < 0:
+                missing(f"{error}; {_lost(older)}")
 
 
 @contextmanager
