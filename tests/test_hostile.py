@@ -208,12 +208,12 @@ def test_names_of_older_files_stay_in_the_folder(name: str, path: Path) -> None:
     with neurostore.open(path, durability="process") as store:
         store.rotate()
     with h5py.File(path, "r+") as h5file:
-        text = h5file.attrs["neurostore_series"]
+        text = h5file.attrs["neurostore_older_files"]
         text = text.decode() if isinstance(text, bytes) else text
-        h5file.attrs["neurostore_series"] = text.replace(
+        h5file.attrs["neurostore_older_files"] = text.replace(
             "run.000001.h5", name.replace("\\", "\\\\")
         )
-    with pytest.raises(DamagedError, match="neurostore_series"):
+    with pytest.raises(DamagedError, match="neurostore_older_files"):
         neurostore.open(path).ids()
 
 
