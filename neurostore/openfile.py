@@ -577,7 +577,7 @@ class OpenFile:
         try:
             hold_data_lock(self._file.fileno(), self.path, alone=self._locks.alone)
             self._writer = safefile.open_h5(self._file)
-            self._stencils = self._stencils or Stencils()
+            self._stencils = self._stencils or Stencils.take()
             self._stamper = tree.Stamper(self._writer, self._file, self._stencils)
         except BaseException:
             self._drop_writer()
@@ -663,7 +663,7 @@ class OpenFile:
             last.callback(self._locks.close)
             last.callback(self._close_state)
             if self._stencils is not None:
-                last.callback(self._stencils.close)
+                last.callback(self._stencils.leave)
             if self._aside is not None:
                 last.callback(self._aside.close)
             last.callback(self._close_writer)

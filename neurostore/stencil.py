@@ -69,6 +69,11 @@ class Stamped:
     dimensions: int
 
 
+#: Stencils that no open file uses, and how many of them are kept.
+_left: list[Stencils] = []
+_KEPT = 2
+
+
 class Stencils:
     """The stencils of one open file.
 
@@ -86,6 +91,25 @@ class Stencils:
         self._file = h5py.File(
             f"stencils-{id(self)}", "w", driver="core", backing_store=False, libver=("v110", "v110")
         )
+
+    @classmethod
+    def take(cls) -> Stencils:
+        """Return stencils for a file that is opened: such as another one left, if there are any.
+
+        They are drawn already; which filters they have is chosen anew.
+        """
+        try:
+            return _left.pop()
+        except IndexError:
+            return cls()
+
+    def leave(self) -> None:
+        """Keep what was drawn for the next file."""
+        self._ready.clear()
+        if len(_left) < _KEPT:
+            _left.append(self)
+        else:
+            self.close()
 
     def close(self) -> None:
         """Let the in-memory file go."""

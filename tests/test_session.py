@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import h5py
@@ -259,3 +260,26 @@ def test_threads_open_read_and_close_while_one_compacts(path: Path) -> None:
         thread.join(60)
     assert not failures
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_every_new_file_is_its_own(tmp_path: Path) -> None:
+    found = set()
+    for name in ("a.h5", "b.h5"):
+        with neurostore.open(tmp_path / name) as store:
+            found.add(store._session().catalogue.file_id)
+            assert store.info()["created_at"] == pytest.approx(time.time(), abs=3600)
+    assert len(found) == 2
+
+
+def test_stencils_of_a_closed_file_serve_the_next_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sparse = np.where(rng.random((200, 200)) < 0.05, rng.random((200, 200)), 0)
+    shuffled = []
+    for name, array in {"a.h5": sparse, "b.h5": rng.random((200, 200))}.items():
+        with neurostore.HDF5Storage(tmp_path / name) as storage:
+            storage.store_plasticity_trace(1.0, array, "stdp")
+        with h5py.File(tmp_path / name) as h5file:
+            dataset = h5file["learning_traces/plasticity/stdp_1.0/changes"]
+            assert (dataset[:] == array).all()
+            shuffled.append(dataset.shuffle)
+    assert shuffled == [False, True]

@@ -122,6 +122,9 @@ def _glance(values: Array) -> Choice | None:
 
 def _fastest(sample: _Sample, level: int) -> Choice:
     """Go from the fastest encoder to the slowest, up to one that is as small as zlib."""
+    found = _of_noise(sample)
+    if found is not None:
+        return found
     reference = sample.plain(plain_zlib(level))
     ways = [True, False] if sample.values.itemsize > 1 else [False]
     best: tuple[float, Choice] = _TOLERANCE * reference, Choice(False, plain_zlib(level))
@@ -138,6 +141,14 @@ def _fastest(sample: _Sample, level: int) -> Choice:
             best = smallest, Choice(shuffle, encoder)
         ways = [way for way, size in sizes.items() if size <= 1.4 * smallest]
     return best[1]
+
+
+def _of_noise(sample: _Sample) -> Choice | None:
+    """Decide about noise without zlib, which takes a millisecond and shrinks it no better."""
+    plain, planes = sample.plain(ISAL), sample.shuffled(ISAL)
+    if plain < 0.9 * sample.nbytes or planes > 0.97 * plain:
+        return None
+    return _with_noise(sample, ISAL, planes, plain)
 
 
 def _margin(encoder: Encoder, shuffle: bool, share: float) -> float:
