@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numcodecs.fletcher32 import Fletcher32
 
-__all__ = ["fletcher32"]
+__all__ = ["appended", "fletcher32"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -57,6 +57,17 @@ def fletcher32(data: Any) -> int:
         running += (buffer.size - whole + 1) // 2 * total + int.from_bytes(rest[2:], "big")
         total += int.from_bytes(rest[:2], "big")
     return _folded(running) << 16 | _folded(total)
+
+
+def appended(data: Any) -> Any:
+    """Return a contiguous buffer with its checksum behind it."""
+    if len(data) < _NUMPY_BYTES:
+        return _numcodecs.encode(data)
+    whole = bytearray(len(data) + 4)
+    view = memoryview(whole)
+    view[:-4] = data
+    view[-4:] = fletcher32(view[:-4]).to_bytes(4, "little")
+    return whole
 
 
 def _sums(piece: Array) -> tuple[int, int]:

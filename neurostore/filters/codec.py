@@ -11,15 +11,17 @@ import deflate
 import numpy as np
 from numcodecs import zstd
 
-from .checksum import fletcher32
+from .checksum import appended, fletcher32
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CODEC_ERRORS = (deflate.DeflateError, ValueError, RuntimeError)
 
 
-def checked(parts: list[Any]) -> bytearray:
+def checked(parts: list[Any]) -> Any:
     """Join the parts of a chunk, and append the Fletcher32 of HDF5."""
+    if len(parts) == 1:
+        return appended(parts[0])
     whole = bytearray().join([*parts, bytes(4)])
     view = memoryview(whole)
     view[-4:] = fletcher32(view[:-4]).to_bytes(4, "little")
