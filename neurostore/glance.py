@@ -68,7 +68,11 @@ class _Health:
             said.append(f"{count} rotated away and missing, their records are left out")
         waiting = f"{self.removed:,} removed, compact() wins their space"
         said.append(waiting if self.removed else "none removed")
-        return said if self.is_untouched else [*said, "written to by other programs"]
+        return (
+            said
+            if self.is_untouched
+            else [*said, "written to since its last commit, by a crash or another program"]
+        )
 
 
 def of_store(view: View, mode: str) -> Page:

@@ -19,6 +19,8 @@ from neurostore.wording import printable
 __all__ = ["Item", "Page", "Section"]
 
 _INDENT = " " * 4
+#: Names of kinds are longer than those of variables, for which xarray's first column is made.
+_WIDER = "grid-template-columns: 235px auto auto 1fr 0 20px 0 20px"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Page:
             "<div class='xr-wrap' style='display:none'><div class='xr-header'>"
             f"<div class='xr-obj-type'>{escape(self.kind)}</div>"
             f"<div class='xr-obj-name'>{_shown(self.title)}</div></div>"
-            f"<ul class='xr-sections'>{sections}</ul></div></div>"
+            f"<ul class='xr-sections' style='{_WIDER}'>{sections}</ul></div></div>"
         )
 
 

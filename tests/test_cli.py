@@ -122,6 +122,14 @@ def test_every_command_that_prints_can_print_json() -> None:
         assert "--json" in invoke(name, "--help").stdout, name
 
 
+def test_rotate_tells_the_new_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    neurostore.spike_train([0.1], [1], timestamp=1.0).neuro.store(path)
+    told = parsed("rotate", path)
+    assert Path(told["rotated_to"]).is_file()
+    assert [row["id"] for row in parsed("ls", path)] == ["train_1.0"]
+
+
 def test_what_is_made_is_told_as_json(run_h5: Path, tmp_path: Path) -> None:
     told = parsed("export", run_h5, tmp_path / "one.nc", "task_6.0")
     assert told == {"path": str(tmp_path / "one.nc"), "records": ["task_6.0"]}

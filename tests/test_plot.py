@@ -111,6 +111,17 @@ def test_a_range_of_trains_stands_at_the_times_of_its_records(store: Store) -> N
     assert figure.axes[-1].get_xlabel() == "time (s since 2023-11-14 22:13:20Z)"
 
 
+def test_a_fly_brain_is_drawn_whole(real_data: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = ["t", "flywire_id"]
+    table = parquet.read_table(real_data / "flywire_brian2_sugarR.parquet", columns=columns)
+    times, ids = (table[name].to_numpy() for name in columns)
+    figure, artists = drawn(neurostore.spike_train(times, ids, timestamp=0.0))
+    assert int(np.asarray(artists["raster"].get_array()).sum()) == 511_566
+    assert "511,566 spikes, counted in" in notes(figure.axes[0])
+    assert figure.axes[0].get_ylabel() == "neuron, by rank of 448 ids"
+
+
 def test_a_large_matrix_is_averaged_and_says_so() -> None:
     weights = np.arange(1_000 * 600, dtype=float).reshape(1_000, 600)
     ax = Figure().subplots()

@@ -55,7 +55,7 @@ def test_a_store_shows_kinds_counts_times_size_and_health(store: Store) -> None:
     assert shown.startswith("<neurostore.Store> 3 records, ")
     assert re.search(r"spike_train +2 +\d+ B +1 s to 2 s", shown)
     assert "Time:   1 s to 5 s" in shown
-    assert "none removed" in shown
+    assert shown.endswith("Health: 1 file; none removed")
     assert str(store.path) in shown
     html = store._repr_html_()
     assert_sound(html)

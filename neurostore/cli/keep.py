@@ -1,4 +1,4 @@
-"""Commands for the life of a file: ``cleanup``, ``compact``, ``repack``, ``maintain``, ``migrate``.
+"""Commands for a file's life: ``cleanup``, ``compact``, ``rotate``, ``repack`` and their kin.
 
 What removes records only says so unless it is told ``--yes``.  Exit status: 0 done, or nothing to
 do; 1 an error; 75 another process was writing all the time, so that the same command may work
@@ -92,6 +92,17 @@ def compact(path: File, wait: Wait = 60.0, as_json: AsJson = False) -> None:
     with _patiently(), open_store(_existing(path), lock_timeout=wait) as store:
         won = store.compact(progress=not as_json)
     _say({"bytes_won": won, "file_size": path.stat().st_size}, as_json)
+
+
+@commands.command()
+def rotate(path: File, wait: Wait = 60.0, as_json: AsJson = False) -> None:
+    """Close the file off under a new name, which is printed, and go on in an empty one."""
+    with _patiently(), open_store(_existing(path), lock_timeout=wait) as store:
+        rotated = store.rotate()
+    if as_json:
+        print_json({"rotated_to": rotated})
+        return
+    typer.echo(printable(rotated))
 
 
 @commands.command()
