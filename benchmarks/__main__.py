@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks import (
+    appends,
     breakdown,
     cleanup,
     compaction,
@@ -62,6 +63,7 @@ CASES: tuple[Case, ...] = (
     cleanup,
     compaction,
     peers,
+    appends,
 )
 
 

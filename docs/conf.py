@@ -50,7 +50,16 @@ def kinds_table() -> str:
     return "\n".join(rows)
 
 
-myst_substitutions = {"kinds_table": kinds_table()}
+def growing_table() -> str:
+    rows = ["| kind | grows along | one row of |", "|---|---|---|"]
+    for kind in schema.KINDS.values():
+        if kind.grows is not None:
+            variables = ", ".join(f"`{variable.name}`" for variable in kind.variables)
+            rows.append(f"| `{kind.name}` | `{kind.grows}` | {variables} |")
+    return "\n".join(rows)
+
+
+myst_substitutions = {"kinds_table": kinds_table(), "growing_table": growing_table()}
 
 
 def usage(command: Any, name: str) -> str:

@@ -49,6 +49,7 @@ from neurostore.hdf5_storage import (
 from neurostore.index import EventIndex
 from neurostore.maintenance import MaintenanceThread, Policy
 from neurostore.migration import migrate
+from neurostore.recording import Recorder
 from neurostore.retention import Keep
 from neurostore.schema import KINDS
 from neurostore.store import Store, open  # noqa: A004 (neurostore.open, as gzip.open)
@@ -76,6 +77,7 @@ __all__ = [
     "ReadOnlyError",
     "RecordError",
     "RecordNotFoundError",
+    "Recorder",
     "RefusedError",
     "SealedError",
     "SpikeTrainData",

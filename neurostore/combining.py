@@ -437,8 +437,21 @@ def _united(found: _Range) -> xr.Dataset:
         elif variable.ndim and name in first.coords:
             kept[name] = variable
         else:
+            if dim in variable.dims:
+                _check_same_columns(found, name, columns)
             data[name] = _stack(found, name, variable)
     return _assembled(found, data, kept)
+
+
+def _check_same_columns(found: _Range, name: str, columns: Sequence[np.ndarray[Any, Any]]) -> None:
+    """Raise where a variable of several dimensions does not have the same labels everywhere."""
+    for member, own in zip(found.members, columns, strict=True):
+        if not np.array_equal(own, columns[0]):
+            raise MisalignedRecordsError(
+                f"{found.kind.name}: {member.id!r} has {name!r} with other labels along "
+                f"{found.kind.elastic!r} than {found.members[0].id!r}, and has several steps; "
+                f"{_SELECT}"
+            )
 
 
 def _columns(found: _Range, dim: str) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:

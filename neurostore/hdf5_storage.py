@@ -206,11 +206,18 @@ def _by_layer(_: str, __: Any, ds: xr.Dataset) -> dict[str, Array]:
     return {name: arrays[name] for name in order}
 
 
-def _by_label(name: str, dims: tuple[tuple[str, ...], ...], ds: xr.Dataset) -> dict[str, float]:
+def _by_label(
+    name: str, dims: tuple[tuple[str, ...], ...], ds: xr.Dataset
+) -> dict[str, float | Array]:
+    """Return the values by label: numbers, or arrays of a record that has several steps."""
     dim = dims[0][0]
     count = ds.sizes.get(dim, 0)
     labels = ds[dim].values if dim in ds.coords else [f"{dim}_{n}" for n in range(count)]
-    return {str(k): float(v) for k, v in zip(labels, ds[name].values, strict=True)}
+    values = ds[name].transpose(dim, ...).values
+    return {
+        str(k): np.asarray(v) if values.ndim > 1 else float(v)
+        for k, v in zip(labels, values, strict=True)
+    }
 
 
 _VALUES: dict[str | None, Callable[..., Any]] = {

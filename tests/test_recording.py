@@ -251,6 +251,29 @@ def test_coordinates_grow_with_their_dimension_or_stay(tmp_path: Path) -> None:
         assert nc[address_of(rec.kind, str(rec.id))]["time"].shape == (7,)
 
 
+def test_the_array_face_returns_metrics_of_many_steps_as_arrays(tmp_path: Path) -> None:
+    with neurostore.HDF5Storage(tmp_path / "run.h5", durability="process") as storage:
+        with storage.store.record("performance_metrics", timestamp=T, task_type="a") as rec:
+            rec.append({"loss": [1.0, 0.5], "accuracy": [0.0, 0.5]})
+        values, *_ = storage.retrieve_performance_metrics(rec.id)
+        assert {k: v.tolist() for k, v in values.items()} == {
+            "loss": [1.0, 0.5],
+            "accuracy": [0.0, 0.5],
+        }
+
+
+def test_a_range_of_recorded_metrics_wants_the_same_labels(tmp_path: Path) -> None:
+    with neurostore.open(tmp_path / "run.h5", durability="process") as store:
+        for moment, metrics in ((1.0, {"a": [1, 2]}), (2.0, {"a": [3, 4]}), (3.0, {"b": [5, 6]})):
+            with store.record("performance_metrics", timestamp=moment, task_type="t") as rec:
+                rec.append(metrics)
+        alike = store.range("performance_metrics", end=2.0)
+        assert alike["values"].dims == ("record", "time", "metric")
+        assert alike["values"].values[..., 0].tolist() == [[1, 2], [3, 4]]
+        with pytest.raises(neurostore.MisalignedRecordsError, match=r"'t_3\.0'"):
+            store.range("performance_metrics")
+
+
 # -- what is refused -----------------------------------------------------------------------------
 
 
