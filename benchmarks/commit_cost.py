@@ -61,7 +61,7 @@ class Unprotected(Session):
     def store(self, stored: Sequence[Record]) -> None:
         """Put records into the file and flush it once."""
         for record in stored:
-            self.put(record, LAYOUT, lambda record_id: False)
+            self.put(record, LAYOUT, lambda *_: False)
         assert self._catalogue is not None
         self._stamper.write_catalogue(self._catalogue)
         self._writer.flush()
