@@ -282,7 +282,7 @@ class OpenFile:
         """
         with self._at_turn(timeout):
             if self._depth:
-                with self._spoiling():
+                with self.spoiling():
                     assert self._writer is not None
                     yield self._catalogue_for(self._writer)
                 return
@@ -360,7 +360,7 @@ class OpenFile:
             return self._aside
 
     @contextmanager
-    def _spoiling(self) -> Iterator[None]:
+    def spoiling(self) -> Iterator[None]:
         """Remember a failure in mid-write: half a record must not be committed with the rest."""
         self._depth += 1
         try:

@@ -270,6 +270,11 @@ class Store(Kept):
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
+        if self._attached is not None and self._attached.in_batch:  # a tenth of a small record
+            session = self._writable()
+            with session.spoiling():
+                yield session
+            return
         with ExitStack() as stack:
             session = again(lambda: self._entered(stack))
             is_commit = session.is_outermost
