@@ -1,44 +1,38 @@
 """One open file: who may touch it when, and the one place that commits.
 
-An `OpenFile` is the only owner of HDF5 handles.  Writing goes through the crash-safe file under
-the writer lock; reading goes through the same handle while it is current, or else through HDF5's
-native driver under the reading lock.  What is stored, and as what, is decided elsewhere.
+An `OpenFile` gives its handles out by turns.  Writing goes through the crash-safe file under the
+writer lock; reading goes through the same handle while it is current, or else through HDF5's native
+driver under the reading lock.  What is stored, and as what, is decided elsewhere.
 """
 
 from __future__ import annotations
 
 import errno
-import os
-import shutil
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from neurostore import catalogue_file, journal, osio, overlay, safefile, tree
+from neurostore import journal, osio, overlay, tree
 from neurostore.catalogue import Catalogue
-from neurostore.damage import naming_damage
 from neurostore.errors import (
     ClosedError,
     HDF5StorageError,
     LockTimeoutError,
     MovedError,
     ReadOnlyError,
-    RefusedError,
     SealedError,
     StoreError,
     WriteError,
 )
+from neurostore.handles import Handles
 from neurostore.ledger import Ledger
-from neurostore.locks import FileLocks, hold_data_lock
-from neurostore.osio import IO, Durability, OsIO
-from neurostore.reading import Part
-from neurostore.rebuilding import merge, rebuild
+from neurostore.locks import hold_data_lock
+from neurostore.osio import IO, Durability
 from neurostore.registry import Key, Registry, key_of
-from neurostore.stencil import Stencils
 from neurostore.tree import H5File
 
 __all__ = ["OpenFile"]
@@ -49,32 +43,16 @@ _of_the_parent: list[OpenFile] = []
 _PATIENCE = 30.0
 #: Seconds that a reader waits for another thread before it reads through a handle of its own.
 _TURN = 0.05
-#: Records in one commit from which on HDF5 gets a larger cache.
-_MANY = 16
 #: Seconds that the end of the interpreter waits for a thread.
 _LAST_TURN = 2.0
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
-class OpenFile:
-    """One open file of this process.
-
-    Parameters
-    ----------
-    path, key
-        Where it is, and device and inode of what is there.
-    registry
-        The files of this process, this one among them.
-    io
-        The operations of the operating system, for all that is written.
-    """
+class OpenFile(Handles):
+    """One open file of this process; parameters as for `Handles`."""
 
     def __init__(self, path: Path, key: Key, registry: Registry[Any], io: IO | None = None) -> None:
-        self.path = path
-        self.key = key
-        self.io: IO = io or OsIO()
-        self._registry = registry
-        self.mutex = threading.RLock()
+        super().__init__(path, key, registry, io)
         #: Threads wait here that would write, or close, while another makes the file anew.
         self._turn = threading.Condition(self.mutex)
         self._guarded = False
@@ -82,35 +60,14 @@ class OpenFile:
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         #: Bytes that reading one variable may take, for what is opened from here on.
         self.max_variable_bytes: int | None = None
-        self.closed = False
-        self._locks = FileLocks(path)
-        self._stencils: Stencils | None = None
-        self._file: safefile.CrashSafeFile | None = None
-        self._writer: H5File | None = None
-        self._puts = 0
-        self._stamper: tree.Stamper | None = None
-        self._reader: H5File | None = None
-        self._reader_state = b""
-        self._overlay: overlay.Overlay | None = None
-        self._state_fd = -1
-        self._state_offset = -1
-        self._catalogue: Catalogue | None = None
-        self._catalogue_of: object = None
-        #: One part of each structure, for the catalogue's codes.
-        self._templates: dict[int, dict[str, Part]] = {}
-        self._untouched = False
         self._spoiled: BaseException | None = None
-        self._depth = 0
-        #: The thread whose batch is open, and what other threads read through meanwhile.
+        #: The thread whose batch is open.
         self._batch_of = 0
-        self._aside: Self | None = None
         self._replacing = False
         #: Stores that keep everybody else out.
         self._owners: weakref.WeakSet[Any] = weakref.WeakSet()
         #: Whether an unfinished commit is to be read through, as it cannot be finished.
         self._may_not_recover = False
-        #: Bytes and rows of the file as of this process's last commit.
-        self.size = self.rows = 0
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -154,11 +111,6 @@ class OpenFile:
                 "store answers from that one"
             )
 
-    def _check_reads(self) -> None:
-        """HDF5 takes a failed read for zeros; say that it failed."""
-        if self._file is not None:
-            self._file.check()
-
     def _is_readable(self) -> bool:
         """Tell whether no commit is left half-way, under the reading lock."""
         if self._reader is not None and self._state() == self._reader_state:
@@ -176,61 +128,6 @@ class OpenFile:
         """The time table, brought up to date."""
         with self.reading() as h5file:
             return self._catalogue_for(h5file)
-
-    def is_untouched(self) -> bool:
-        """Tell whether only neurostore has written to the file since its last commit.
-
-        Then the catalogue's word on the structure of a record can be taken.  A commit sets the
-        file's time of modification to the one it notes; anybody else's writing changes it.
-        """
-        if self._depth == 0 and self._catalogue is not None:
-            self._untouched = self._modified() == self._catalogue.state["modified"]
-        return self._untouched
-
-    def _modified(self) -> int:
-        return os.fstat(self._state_fd).st_mtime_ns
-
-    def _catalogue_for(self, h5file: H5File) -> Catalogue:
-        held = self._catalogue
-        if held is not None and self._catalogue_of is h5file:
-            return held
-        with naming_damage(f"{self.path}: its catalogue and its groups cannot be read"):
-            if held is None or not catalogue_file.refresh(held, h5file):
-                held = catalogue_file.read(h5file)
-                self._templates = {}
-            if held is None:
-                held = rebuild(h5file)
-            elif self._modified() != held.state["modified"]:
-                merge(held, h5file)
-        self._catalogue, self._catalogue_of = held, h5file
-        return held
-
-    def _is_current(self) -> bool:
-        assert self._file is not None
-        return self._state() == self._file.file_id + self._file.generation.to_bytes(8, "little")
-
-    def _state(self) -> bytes:
-        """Read the file id and generation as they are on disk, without HDF5."""
-        if self._state_fd < 0 or self._state_offset < 0:
-            return b""
-        return os.pread(self._state_fd, journal.STATE_SIZE, self._state_offset)
-
-    def state(self) -> bytes:
-        """Return what changes with every commit, by one small read; b"" before the first look."""
-        with self.mutex:
-            self._check_open()
-            return self._state()
-
-    def _current_reader(self) -> H5File:
-        if self._reader is None:
-            if self._overlay is not None:
-                self._reader = safefile.open_h5(self._overlay, write=False)
-            else:
-                self._reader = tree.open_native(self.path)
-            with naming_damage(f"{self.path}: its root group cannot be read"):
-                self._remember_state(self._reader)
-            self._reader_state = self._state()
-        return self._reader
 
     def _finish_commit(self, deadline: float) -> None:
         """Apply what a dead writer left; read through it where the file cannot be written.
@@ -254,15 +151,6 @@ class OpenFile:
             self._may_not_recover = True
         finally:
             self._locks.release_writer()
-
-    def _remember_state(self, h5file: H5File) -> None:
-        if self._state_offset < 0:
-            # Without a catalogue, or with one that is in another file, there is no state.
-            with suppress(KeyError, ValueError, RefusedError):
-                if tree.has_catalogue(h5file):
-                    self._state_offset = catalogue_file.state_offset(h5file)
-        if self._state_fd < 0:
-            self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -357,7 +245,8 @@ class OpenFile:
         with self._registry.guard:
             if self._aside is None or self._aside.closed:
                 self._aside = type(self)(self.path, self.key, self._registry, self.io)
-            return self._aside
+            beside: Self = self._aside
+            return beside
 
     @contextmanager
     def spoiling(self) -> Iterator[None]:
@@ -379,11 +268,6 @@ class OpenFile:
             f"off when that was rotated; expected one that goes on; open {held.seal.head} to "
             "store, this one to read"
         )
-
-    def _distrust_if_touched(self, held: Catalogue) -> None:
-        """Note that somebody else wrote: this commit would hide it from :meth:`is_untouched`."""
-        if self._modified() != held.state["modified"] and held.state["modified"]:
-            held.state["trusted_from"] = held.state["serial"]
 
     @contextmanager
     def exclusive(self, *, timeout: float, durability: Durability) -> Iterator[None]:
@@ -441,74 +325,10 @@ class OpenFile:
                 f"{timeout:g} s; wait longer with lock_timeout="
             )
 
-    def settle(self) -> None:
-        """Bring the last commit to the medium and close every handle, under the writer lock."""
-        self._close_reader()
-        writer, self._writer, self._stamper = self._writer, None, None
-        file, self._file = self._file, None
-        self._catalogue = self._catalogue_of = None
-        if writer is not None and file is not None:
-            if file.moved():
-                file.abandon()
-            writer.close()
-            file.close()
-        journal.recover(self.path, applying=self._locks.applying, settle=True, io=self.io)
-
     @property
     def is_outermost(self) -> bool:
         """Whether the end of this :meth:`writing` is the commit; asked inside it."""
         return self._depth == 1
-
-    def write_ledger(self, ledger: Ledger) -> None:
-        """Note the file's place in its series, inside :meth:`writing`."""
-        assert self._writer is not None
-        held = self.catalogue
-        held.ledger = ledger
-        held.state["rewritten"] += 1  # readers take in what was added, unless more has changed
-        tree.write_ledger(self._writer, ledger)
-
-    def replace(self, temporary: Path, durability: Durability) -> None:
-        """Put a finished file in the place of this one, with the writer lock and no handle.
-
-        Nobody looks a path up between the new file's name and its key: the old one would be
-        taken for a file that was replaced by others, and be closed.
-        """
-        shutil.copymode(self.path, temporary)
-        osio.settle(temporary, durability=durability, io=self.io)
-        with self.mutex:
-            self._close_reader()
-            with self._locks.applying(), self._registry.guard:
-                osio.replace(temporary, self.path, durability=durability, io=self.io)
-                self._forget_inode()
-
-    def _forget_inode(self) -> None:
-        if self._state_fd >= 0:
-            os.close(self._state_fd)
-        self._state_fd = self._state_offset = -1
-        if self._aside is not None:
-            self._aside.close()
-        self.size = self.rows = 0
-        key = key_of(self.path)
-        assert key is not None
-        self._registry.rekey(self, key)
-
-    def commit(self) -> None:
-        """Make everything written so far one durable step; the only place that does."""
-        assert self._writer is not None
-        assert self._file is not None
-        assert self._stamper is not None
-        assert self._catalogue is not None
-        now = time.time_ns()
-        self._catalogue.state["modified"] = now
-        self._stamper.write_catalogue(self._catalogue)
-        self._writer.flush()
-        self._file.commit()
-        self.size, self.rows = self._file.committed_end, self._catalogue.state["rows"]
-        if self._puts >= _MANY:
-            safefile.resize_cache(self._writer)
-        self._puts = 0
-        with suppress(OSError):  # not the owner: then the catalogue is not taken at its word
-            os.utime(self.path, ns=(now, now))
 
     def hold_alone(self, user: object, *, timeout: float, durability: Durability) -> None:
         """Keep everybody outside this process out until ``user`` lets go, or is no more."""
@@ -546,100 +366,15 @@ class OpenFile:
             hold_data_lock(self._file.fileno(), self.path)
         self._locks.let_in()
 
-    def _count_puts(self) -> None:
-        """Give HDF5 room when a commit turns out to be one of many records: 1.2x as fast."""
-        self._puts += 1
-        if self._puts == _MANY and self._writer is not None:
-            safefile.resize_cache(self._writer, safefile.LARGE_CACHE)
-
-    def _open_writer(self, durability: Durability) -> None:
-        if self._writer is not None:
-            assert self._file is not None
-            if not self._file.moved() and self._file.error is None:
-                self._file.durability = durability
-                return
-            self._drop_writer()
-        if not os.access(self.path, os.W_OK):
-            raise ReadOnlyError(
-                f"{self.path}: may not be written to; expected a file with write permission on a "
-                "file system that takes it; open the store with mode='r'"
-            )
-        self._close_reader()
-        journal.recover(self.path, applying=self._locks.applying, durability=durability, io=self.io)
-        self._ensure_catalogue(durability)
-        self._file = safefile.CrashSafeFile(
-            self.path,
-            state_offset=self._state_offset,
-            applying=self._locks.applying,
-            durability=durability,
-            io=self.io,
-        )
-        try:
-            hold_data_lock(self._file.fileno(), self.path, alone=self._locks.alone)
-            self._writer = safefile.open_h5(self._file)
-            self._stencils = self._stencils or Stencils.take()
-            self._stamper = tree.Stamper(self._writer, self._file, self._stencils)
-        except BaseException:
-            self._drop_writer()
-            raise
-
-    def _ensure_catalogue(self, durability: Durability) -> None:
-        """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""
-        with tree.open_native(self.path) as h5file:
-            if catalogue_file.read(h5file) is not None:
-                self._remember_state(h5file)
-                return
-        temporary = tree.beside(self.path, "adopted")
-        try:
-            tree.adopt(self.path, str(temporary))
-            self.replace(temporary, durability)
-        finally:
-            osio.discard(temporary, self.io)
-        with tree.open_native(self.path) as h5file:
-            self._remember_state(h5file)
-
-    def _roll_back(self) -> None:
-        """Forget what is uncommitted; the handle is opened anew when it is next needed."""
-        self._catalogue = self._catalogue_of = None
-        writer, self._writer, self._stamper = self._writer, None, None
-        self._puts = 0
-        file, self._file = self._file, None
-        if writer is None or file is None:
-            return
-        if file.error is not None:
-            file.abandon()
-        try:
-            writer.close()
-        finally:
-            file.close()  # forgets what is uncommitted
-
-    def _drop_writer(self) -> None:
-        """Let go of a handle whose file has moved on, without writing a byte through it."""
-        self._catalogue_of = None
-        writer, self._writer, self._stamper = self._writer, None, None
-        file, self._file = self._file, None
-        if file is not None:
-            file.abandon()
-        if writer is not None:
-            writer.close()
-        if file is not None:
-            file.release()
+    def write_ledger(self, ledger: Ledger) -> None:
+        """Note the file's place in its series, inside :meth:`writing`."""
+        assert self._writer is not None
+        held = self.catalogue
+        held.ledger = ledger
+        held.state["rewritten"] += 1  # readers take in what was added, unless more has changed
+        tree.write_ledger(self._writer, ledger)
 
     # -- the end ---------------------------------------------------------------------------
-
-    def _check_open(self) -> None:
-        if self.closed:  # the registry needed its place, or another file has the path
-            raise MovedError(f"{self.path}: was closed meanwhile; open it again")
-
-    def _close_reader(self) -> None:
-        reader, self._reader = self._reader, None
-        overlay, self._overlay = self._overlay, None
-        if reader is not None:
-            if self._catalogue_of is reader:
-                self._catalogue_of = None  # to be brought up to date from the next handle
-            reader.close()
-        if overlay is not None:
-            overlay.close()
 
     def check_idle(self) -> None:
         """Raise inside a batch of this thread; wait for the end of another's."""
@@ -668,11 +403,6 @@ class OpenFile:
                 last.callback(self._aside.close)
             last.callback(self._close_writer)
             last.callback(self._close_reader)
-
-    def _close_state(self) -> None:
-        fd, self._state_fd = self._state_fd, -1
-        if fd >= 0:
-            os.close(fd)
 
     def close_at_exit(self) -> None:
         """Close whatever is going on: a batch that is still open is rolled back.
@@ -716,22 +446,3 @@ class OpenFile:
         self._close_state()
         # HDF5 frees its lock when it closes a file, and the lock is the parent's, too.
         _of_the_parent.append(self)
-
-    def _close_writer(self) -> None:
-        if self._writer is None or self._file is None:
-            return
-        try:
-            self._locks.acquire_writer(0.5)
-        except (LockTimeoutError, ReadOnlyError):
-            self._drop_writer()  # somebody else writes; what we committed is in the file already
-            return
-        try:
-            if self._file.error is not None or self._file.moved():
-                self._drop_writer()
-                return
-            writer, self._writer, self._stamper = self._writer, None, None
-            writer.close()
-            self._file.close()
-            self._file = None
-        finally:
-            self._locks.release_writer()
