@@ -63,11 +63,11 @@ class Older:
     #: Whether some of its ids do not end in the moment of their record.
     odd: bool = True
 
-    def holds(self, kinds: Sequence[str], low: float, high: float) -> bool:
-        """Tell whether it may have records of ``kinds`` in a closed interval."""
+    def holds(self, kinds: Iterable[str] | None, low: float, high: float) -> bool:
+        """Tell whether it may have records of ``kinds``, or of any, in a closed interval."""
         if self.position < 0:
             return True
-        for kind in kinds:
+        for kind in self.records if kinds is None else kinds:
             counted = self.records.get(kind)
             if counted is not None and counted[1] <= high and low <= counted[2]:
                 return True

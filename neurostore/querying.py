@@ -86,7 +86,7 @@ def _find(
     low, high = _bounds(start, end)
     kinds = kinds_of(kind)
     # Another kind may have the same id, so that a view of several histories looks at all.
-    looked_at = [one.name for one in (KINDS.values() if view.is_joint else kinds)]
+    looked_at = None if view.is_joint or kind is None else [one.name for one in kinds]
     found: list[_Found] = []
     catalogues: list[tuple[int, Catalogue]] = []
     for number, origin in enumerate(view.origins):

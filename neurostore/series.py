@@ -24,12 +24,9 @@ from neurostore.errors import (
 )
 from neurostore.ledger import Ledger, Older, meets
 from neurostore.names import moment_of
-from neurostore.schema import KINDS
 from neurostore.session import Session, pinned
 
 __all__ = ["Found", "Volume", "find", "given_elsewhere", "members"]
-
-_EVERY = tuple(KINDS)
 
 
 class Found(NamedTuple):
@@ -71,7 +68,7 @@ def members(
     session: Session,
     low: float = -math.inf,
     high: float = math.inf,
-    kinds: Sequence[str] = _EVERY,
+    kinds: Sequence[str] | None = None,
     *,
     missing: Callable[[str], object] = _warn,
 ) -> Iterator[Session]:
@@ -84,8 +81,8 @@ def members(
     session
         The newest file.
     low, high, kinds
-        Records of these kinds in this closed interval of seconds; an older file without any is
-        not opened.  By default every file is.
+        Records of these kinds, or of all, in this closed interval of seconds; an older file
+        without any is not opened.  By default every file is.
     missing
         Told of a file that is not there.
 
@@ -96,7 +93,7 @@ def members(
     """
     yield session
     ledger = session.catalogue.ledger
-    is_all = low == -math.inf and high == math.inf and set(kinds) >= set(KINDS)
+    is_all = low == -math.inf and high == math.inf and kinds is None
     for older in reversed(ledger.before(session.path.name)):
         if not is_all and not older.holds(kinds, low, high):
             continue
@@ -174,7 +171,7 @@ def find(session: Session, record_id: str) -> Found | None:
 def _may_have(older: Older, moment: float | None) -> bool:
     if older.odd:
         return True
-    return moment is not None and older.holds(_EVERY, moment, moment)
+    return moment is not None and older.holds(None, moment, moment)
 
 
 def given_elsewhere(session: Session) -> Taken:

@@ -303,6 +303,23 @@ def shares_a_moment_with_others(kind: Kind, tmp_path: Path) -> None:
         assert store.ids(kind.name, T, T) == ids
 
 
+def stays_in_one_history_when_its_file_is_rotated(kind: Kind, tmp_path: Path) -> None:
+    ds, later = record(kind), record(kind, timestamp=T + 1)
+    with opened(tmp_path) as store:
+        first = store.store(ds)
+        rotated = store.rotate()
+        second = store.store(ds)
+        third = store.store(later)
+        assert second == f"{first}~2"
+        assert store.ids(kind.name) == [first, second, third]
+        for record_id, expected in ((first, ds), (second, ds), (third, later)):
+            assert_same(store.retrieve(record_id), expected)
+        joined = store.range(kind.name, T, T + 1).load()
+        assert joined["record"].values.tolist() == [first, second, third]
+    with neurostore.open(rotated, "r") as old:
+        assert old.ids() == [first]
+
+
 def keeps_extra_coordinates(kind: Kind, tmp_path: Path) -> None:
     ds = record(kind)
     dims = [dim for dim in ds.dims if dim not in ds.coords]
@@ -401,6 +418,7 @@ CLAUSES: list[Callable[[Kind, Path], None]] = [
     goes_through_the_accessor,
     goes_in_as_one_variable,
     goes_in_as_a_tree,
+    stays_in_one_history_when_its_file_is_rotated,
 ]
 by_name = {"ids": lambda value: getattr(value, "__name__", None) or value.name}
 

@@ -48,7 +48,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "run.h5"
         self.model: dict[str, xr.Dataset] = {}
-        self.current: set[str] = set()
         self.order: list[str] = []
         self.seen: set[str] = set()
         self.rotations = 0
@@ -73,7 +72,6 @@ class StoreMachine(RuleBasedStateMachine):
         assert record_id not in self.model, "two records have one id"
         self.seen.add(record_id)
         self.model[record_id] = ds
-        self.current.add(record_id)
         self.order.append(record_id)
 
     @rule(kind=st.sampled_from(sorted(KINDS)), day=DAYS, name=NAMES, second=st.booleans())
@@ -123,7 +121,7 @@ class StoreMachine(RuleBasedStateMachine):
     def clean(self, day: int, kind: str | None, dry: bool) -> None:
         gone = {
             record_id
-            for record_id in self.current
+            for record_id in self.model
             if float(self.model[record_id]["timestamp"]) < day * DAY
             and kind in (None, self.model[record_id].attrs["kind"])
         }
@@ -131,7 +129,6 @@ class StoreMachine(RuleBasedStateMachine):
         assert set(found) == gone
         assert len(found) == len(gone)
         if not dry:
-            self.current -= gone
             for record_id in gone:
                 del self.model[record_id]
                 self.order.remove(record_id)
@@ -146,7 +143,6 @@ class StoreMachine(RuleBasedStateMachine):
         older = self.store.rotate()
         assert older.is_file()
         self.rotations += 1
-        self.current.clear()
 
     @rule()
     def close_and_open(self) -> None:
