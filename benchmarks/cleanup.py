@@ -35,8 +35,8 @@ def run(folder: Path, *, quick: bool) -> Table:
         f"Removing {count // 2:,} of {count:,} records",
         f"Trains of {SPIKES} spikes, from opening the file to closing it. neurostore keeps "
         "the latest half by a rule, with syncs of the disk, and it is one commit: a crash leaves "
-        "all records or half of them. The peer deletes the same links one by one with h5py, without "
-        "any protection.",
+        "all records or half of them. The peer deletes the same links one by one with h5py, "
+        "without any protection.",
     )
     table.rows.append(speedup("cleanup", result))
     return table

@@ -22,6 +22,7 @@ import xarray as xr
 from neurostore import osio, querying, series, times
 from neurostore.catalogue import Catalogue, Entry
 from neurostore.errors import ClosedError, MovedError, StoreNotFoundError, ValidationError
+from neurostore.journal import journal_path
 from neurostore.osio import Durability
 from neurostore.schema import KINDS
 from neurostore.series import Volume
@@ -340,8 +341,10 @@ def drop(doomed: Doomed) -> None:
     """Remove the files that the series has let go of."""
     for volume in doomed.whole:
         with suppress(StoreNotFoundError, MovedError), volume.open() as member:
-            osio.discard(volume.path, member.io)
-            member.close()
+            io = member.io
+            member.close()  # its last commit is settled, so that no journal is left alone
+            for path in (volume.path, journal_path(volume.path)):
+                osio.discard(path, io)
             _log.info("%s: dropped, all its records had expired", volume.path)
 
 

@@ -82,6 +82,11 @@ STEPS: tuple[Step, ...] = (
     _one("network_snapshot", -1),
     Step("rotate again", lambda store: store.rotate()),
     Step("store a tree", lambda store: store.store_tree(_tree())),
+    Step("repack", lambda store: store.repack(compression="gzip", compression_opts=1)),
+    Step("repack in pages", lambda store: store.repack(paged=True, page_size=4096)),
+    Step("drop the oldest file", lambda store: store.cleanup(0, now=NOW + 4), gradual=True),
+    Step("compact all files", lambda store: store.compact()),
+    Step("store at last", lambda store: store.store(spikes(NOW + 9))),
 )
 
 
