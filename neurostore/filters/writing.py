@@ -212,7 +212,8 @@ def sealed(body: Any, size: int) -> bytearray:
 
     HDF5 and zlib stop at the end of a deflate stream and do not look at what is behind.
     """
-    return checked([body, bytes(size - 4 - len(body))])
+    packed: bytearray = checked([body, bytes(size - 4 - len(body))])
+    return packed
 
 
 def encoder_for(block: Array, pipeline: Pipeline) -> Pipeline:
