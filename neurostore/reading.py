@@ -140,8 +140,13 @@ def _complete(variables: dict[str, xr.Variable], kind: Kind) -> None:
 
 
 def own_attrs(parent: h5g.GroupID, path: str) -> dict[str, Any]:
-    """Return the attributes of a part that records of equal structure differ in."""
-    guard.check_path(parent, path.encode())
+    """Return the attributes of a part that records of equal structure differ in.
+
+    Of the way there only the last link is checked: the others are those of the record whose
+    structure is known, and were checked when it was looked at.
+    """
+    if not guard.is_hard(parent, path.encode()):
+        guard.check_path(parent, path.encode())
     return _record_attrs(h5attrs.read_all(h5g.open(parent, path.encode()), skip=_STAMPED))
 
 

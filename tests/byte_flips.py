@@ -68,6 +68,12 @@ def make(path: Path) -> None:
         labels = {"neuron": [f"cell {n}" for n in range(200)]}
         values = rng.integers(0, 9, 200)
         store.store(neurostore.homeostatic_trace(values, "n", timestamp=5.0, coords=labels))
+    with (
+        neurostore.open(path, durability="process") as store,
+        store.record("reservoir_states", timestamp=7.0, reservoir_id="grows") as recorder,
+    ):
+        for step in range(5):
+            recorder.append(rng.random(40), coords={"time": step})
     for compression in ("lzf", "szip", None):
         with neurostore.open(path, durability="process", compression=compression) as store:
             states = np.arange(400).reshape(4, 100)
