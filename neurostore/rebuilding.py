@@ -17,6 +17,7 @@ from h5py import h5d, h5g, h5o
 
 from neurostore import catalogue_file, guard, h5attrs, ledger
 from neurostore.catalogue import Catalogue
+from neurostore.content import RECORDING_ATTR
 from neurostore.damage import UNREADABLE
 from neurostore.errors import RefusedError
 from neurostore.records import LINK_ATTR, ORIGINAL_NAME
@@ -161,11 +162,22 @@ def _row_of(timestamp: Any, name: str, length: int, version: int) -> dict[str, A
 
 
 def _foreign_length(item: h5py.Group | h5py.Dataset, kind: Kind) -> int:
+    if isinstance(item, h5py.Group) and h5py.h5a.exists(item.id, RECORDING_ATTR):
+        return _recorded_length(item)
     if kind.elastic is None or not isinstance(item, h5py.Group):
         return 0
     sized = (row.name for row in kind.variables if guard.exists(item.id, row.name.encode()))
     first = next(sized, None)
     return int(item[first].shape[0]) if first is not None and item[first].shape else 0
+
+
+def _recorded_length(group: h5py.Group) -> int:
+    """Return the length of a record that grows: that of its dimension without an end."""
+    for link in group:
+        dataset = group[link] if guard.is_hard(group.id, link.encode()) else None
+        if isinstance(dataset, h5py.Dataset) and None in dataset.maxshape:
+            return int(dataset.shape[dataset.maxshape.index(None)])
+    return 0
 
 
 def _highest_number(found: h5py.Group) -> int:
