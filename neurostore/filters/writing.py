@@ -207,7 +207,7 @@ def _compressed(data: Array, pipeline: Pipeline) -> Any:
     return data
 
 
-def sealed(body: Any, size: int) -> bytearray:
+def sealed(body: Any, size: int) -> Any:
     """Add the checksum to a packed chunk, and zeros before it, so that it has ``size`` bytes.
 
     HDF5 and zlib stop at the end of a deflate stream and do not look at what is behind.
