@@ -68,6 +68,13 @@ def _failing_batch(store: Store) -> None:
         raise Boom
 
 
+_GROWING = f"train_{NOW + 1.5}"
+
+
+def _more() -> Any:
+    return spikes(NOW + 1.5, 700)
+
+
 STEPS: tuple[Step, ...] = (
     *(_one(kind, days) for days, kind in enumerate(KINDS, 1)),
     Step("batch", _batch),
@@ -76,6 +83,9 @@ STEPS: tuple[Step, ...] = (
     Step("cleanup", lambda store: store.cleanup(20, now=NOW), gradual=True),
     Step("compact", lambda store: store.compact()),
     Step("store after compaction", lambda store: store.store(spikes(NOW + 1))),
+    Step("begin a record that grows", lambda store: store.append(spikes(NOW + 1.5, 700))),
+    Step("append to its open chunk", lambda store: store.append(_more(), _GROWING)),
+    Step("append beyond it", lambda store: store.append(_more(), _GROWING)),
     Step("rotate", lambda store: store.rotate()),
     Step("store after rotation", lambda store: store.store(spikes(NOW + 2))),
     Step("cleanup by kind", lambda store: store.cleanup(0, kind="spike_train", now=NOW + 3), True),
