@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class Record:
 class Plain:
     """A variable without xarray's: it costs a fortieth and serves a record as well."""
 
-    dims: tuple[str, ...]
+    dims: tuple[Hashable, ...]
     values: Any
     attrs: Mapping[str, Any]
 
@@ -125,7 +125,11 @@ class Draft:
     @classmethod
     def of(cls, ds: xr.Dataset) -> Draft:
         """Take a Dataset apart."""
-        return cls(dict(ds.variables), frozenset(ds.coords), ds.attrs)
+        variables = {
+            key: Plain(variable.dims, _data(variable), variable.attrs)
+            for key, variable in ds.variables.items()
+        }
+        return cls(variables, frozenset(ds.coords), ds.attrs)
 
     def to_dataset(self) -> xr.Dataset:
         """Put it together."""
@@ -137,7 +141,7 @@ class Draft:
         data = {key: var for key, var in made.items() if key not in self.coordinates}
         return xr.Dataset(data, coords, self.attrs)
 
-    @property
+    @cached_property
     def sizes(self) -> dict[Hashable, int]:
         """Sizes of the dimensions."""
         return {
@@ -145,6 +149,14 @@ class Draft:
             for variable in self.variables.values()
             for dim, size in zip(variable.dims, variable.shape, strict=True)
         }
+
+
+def _data(variable: xr.Variable) -> Any:
+    """Return what a variable holds: an array in memory, or one that dask is still to compute."""
+    data = variable.data
+    if type(data) is np.ndarray or is_dask(data):
+        return data
+    return variable.values
 
 
 @dataclass
@@ -318,7 +330,7 @@ def _details(value: Any, what: str) -> str:
     return value
 
 
-def _drop_derived_time(variables: dict[Hashable, xr.Variable], timestamp: float | None) -> None:
+def _drop_derived_time(variables: dict[Hashable, Plain], timestamp: float | None) -> None:
     """Leave out the decoded ``time``, which follows from the timestamp."""
     variable = variables.get(schema.TIME)
     if timestamp is None or variable is None or variable.ndim or variable.dtype.kind != "M":
@@ -328,7 +340,7 @@ def _drop_derived_time(variables: dict[Hashable, xr.Variable], timestamp: float 
 
 
 def _check_variables(
-    variables: Mapping[Hashable, xr.Variable], ds: Draft, kind: Kind, found: _Findings
+    variables: Mapping[Hashable, Plain], ds: Draft, kind: Kind, found: _Findings
 ) -> None:
     if kind.mapping != "variables":
         _check_against_rows(variables, kind, found)
@@ -343,9 +355,7 @@ def _check_variables(
                 found.add(f"{name!r} has the dimension {dim!r}, expected a str")
 
 
-def _check_against_rows(
-    variables: Mapping[Hashable, xr.Variable], kind: Kind, found: _Findings
-) -> None:
+def _check_against_rows(variables: Mapping[Hashable, Plain], kind: Kind, found: _Findings) -> None:
     for row in kind.variables:
         variable = variables.get(row.name)
         if variable is None:
@@ -382,7 +392,9 @@ def _shown(row: schema.Variable) -> str:
     return " or ".join(str(dims) for dims in row.dims) or "any"
 
 
-def _column(name: Hashable, variable: Any, coordinate: bool, taken: frozenset[Hashable]) -> Column:
+def _column(
+    name: Hashable, variable: Plain, coordinate: bool, taken: frozenset[Hashable]
+) -> Column:
     text = names.check_name(name, "variable name")
     values, extra_dims, ours = _in_store(variable, text, coordinate)
     dims = tuple(map(str, variable.dims))
@@ -405,12 +417,10 @@ def _column(name: Hashable, variable: Any, coordinate: bool, taken: frozenset[Ha
 
 
 def _in_store(
-    variable: Any, name: str, coordinate: bool
+    variable: Plain, name: str, coordinate: bool
 ) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
     """Return values in the form they take on disk, dimensions of ours, attributes to undo it."""
-    data = variable.values if isinstance(variable, Plain) else variable.data
-    if type(data) is not np.ndarray and not isinstance(variable, Plain) and not is_dask(data):
-        data = variable.values
+    data = variable.values
     later = deferred(data, coordinate) if is_dask(data) else None
     if later is None:
         array = _at_once(data, name)
