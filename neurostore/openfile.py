@@ -60,6 +60,8 @@ class OpenFile(Handles):
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         #: Bytes that reading one variable may take, for what is opened from here on.
         self.max_variable_bytes: int | None = None
+        #: What a thread is reading through at the moment, under the mutex.
+        self._within: H5File | None = None
         self._spoiled: BaseException | None = None
         #: The thread whose batch is open.
         self._batch_of = 0
@@ -84,6 +86,10 @@ class OpenFile(Handles):
                 yield self._writer
                 self._check_reads()
                 return
+            within = self._within
+            if within is not None and (within is self._reader or within is self._writer):
+                yield within  # this thread is reading already, so nothing changes meanwhile
+                return
             if self._locks.alone and not self._replacing:
                 self._open_writer("power")
             deadline = time.monotonic() + _PATIENCE
@@ -91,11 +97,17 @@ class OpenFile(Handles):
                 with self._locks.reading():
                     self._check_in_place()
                     if self._writer is not None and self._is_current():
-                        yield self._writer
-                        self._check_reads()
-                        return
-                    if self._is_readable():
-                        yield self._current_reader()
+                        handle = self._writer
+                    else:
+                        handle = self._current_reader() if self._is_readable() else None
+                    if handle is not None:
+                        self._within = handle
+                        try:
+                            yield handle
+                        finally:
+                            self._within = None
+                        if handle is self._writer:
+                            self._check_reads()
                         return
                 self._finish_commit(deadline)
 

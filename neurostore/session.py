@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -314,6 +315,9 @@ def _kind_at(address: str) -> schema.Kind | None:
     return next(fitting, None)
 
 
+_path = lru_cache(maxsize=64)(Path)
+
+
 @dataclass(frozen=True)
 class RecordSource:
     """Where the values of one record are read from, whichever process asks."""
@@ -334,7 +338,7 @@ class RecordSource:
 
     def _with_file(self, use: Callable[[Session], Value]) -> Value:
         """Use the file of the record, which may have been rotated since."""
-        with pinned(Path(self.path)) as session:
+        with pinned(_path(self.path)) as session, session.reading():
             held = session.catalogue
             if held.file_id == self.file_id:
                 return use(session)

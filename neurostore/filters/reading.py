@@ -55,11 +55,11 @@ def read(
     RefusedError
         The values are elsewhere, need foreign code, or take more than the limit.
     """
-    shape, dtype = dataset.shape, dataset.dtype
+    shape, (dtype, plain) = dataset.shape, _dtype_of(dataset)
     ranges, kept = _ranges(dataset, shape, selection or ())
     check_size(dataset, math.prod(map(len, ranges)) * dtype.itemsize, limit)
     out = np.empty([len(r) for r in ranges], dtype)
-    plan = _plan(dataset, dtype, limit) if out.size else None
+    plan = _plan(dataset, dtype, plain, limit) if out.size else None
     if plan is not None:
         work = plan.work(ranges)
         jobs = _jobs(dataset, out, ranges, plan, _descriptor(dataset) if work > _DIRECT else -1)
@@ -98,13 +98,14 @@ def read_many(
                 for key in (selection or ())
             )
             out = array[(*whole, ...)]
-            if out.dtype != dataset.dtype or out.shape != tuple(map(len, ranges)):
+            dtype, plain = _dtype_of(dataset)
+            if out.dtype != dtype or out.shape != tuple(map(len, ranges)):
                 raise DamagedError(
-                    f"{name_of(dataset)}: {dataset.dtype} of shape {shape}, expected {array.dtype} "
+                    f"{name_of(dataset)}: {dtype} of shape {shape}, expected {array.dtype} "
                     f"in which {selection} has the shape {array.shape}"
                 )
             check_size(dataset, out.nbytes, limit)
-            plan = _plan(dataset, out.dtype, limit) if out.size else None
+            plan = _plan(dataset, dtype, plain, limit) if out.size else None
             if plan is None:
                 if out.size:
                     _read_by_hdf5(dataset, out, ranges)
@@ -189,21 +190,53 @@ def _type_of(dtype: np.dtype[Any]) -> h5py.h5t.TypeID:
     return h5py.h5t.py_create(dtype, logical=True)
 
 
+#: Types and creation properties of datasets that were read lately, with what they came to: to
+#: take them apart costs three times as much as to see that they are the same.
+_types: tuple[tuple[h5py.h5t.TypeID, np.dtype[Any], bool], ...] = ()
+_plans: dict[Any, tuple[tuple[h5py.h5p.PropDCID, _Plan | None], ...]] = {}
+_REMEMBERED = 16
+
+
+def _dtype_of(dataset: h5py.h5d.DatasetID) -> tuple[np.dtype[Any], bool]:
+    """Return the NumPy type, and whether the stored bytes are those of its values."""
+    global _types
+    kind = dataset.get_type()
+    for known, dtype, plain in _types:
+        if known == kind:
+            return dtype, plain
+    dtype = kind.dtype
+    plain = _plain_type(kind, dtype)
+    _types = ((kind, dtype, plain), *_types[: _REMEMBERED - 1])
+    return dtype, plain
+
+
 def _plan(
-    dataset: h5py.h5d.DatasetID, dtype: np.dtype[Any], limit: int | None = None
+    dataset: h5py.h5d.DatasetID, dtype: np.dtype[Any], plain: bool, limit: int | None = None
 ) -> _Plan | None:
     """Make the plan, or None where HDF5 must read: foreign filters, layouts and types."""
     dcpl = dataset.get_create_plist()
-    if dcpl.get_layout() != h5py.h5d.CHUNKED:
+    if not plain or dcpl.get_layout() != h5py.h5d.CHUNKED:
         return None
+    key = dcpl.get_chunk(), dtype.str
+    alike = _plans.get(key, ())
+    found = [plan for known, plan in alike if known.equal(dcpl)]
+    plan = found[0] if found else _taken_apart(dcpl, dtype)
+    if not found:
+        if len(_plans) > _REMEMBERED * _REMEMBERED:
+            _plans.clear()
+        _plans[key] = ((dcpl, plan), *alike[: _REMEMBERED - 1])
+    if plan is not None:
+        check_size(dataset, plan.nbytes, limit)
+    return plan
+
+
+def _taken_apart(dcpl: h5py.h5p.PropDCID, dtype: np.dtype[Any]) -> _Plan | None:
     filters = []
     for index in range(dcpl.get_nfilters()):
         code, _, values, _ = dcpl.get_filter(index)
         if code not in _KNOWN:
             return None
         filters.append((code, values[0] if code == h5py.h5z.FILTER_SHUFFLE else 0))
-    if not _plain_type(dataset.get_type(), dtype):
-        return None
 
     def fill() -> Array:
         value = np.zeros((1,), dtype)
@@ -212,9 +245,7 @@ def _plan(
         return value
 
     chunks = dcpl.get_chunk()
-    nbytes = math.prod(chunks) * dtype.itemsize
-    check_size(dataset, nbytes, limit)
-    return _Plan(chunks, dtype, tuple(filters), fill, nbytes)
+    return _Plan(chunks, dtype, tuple(filters), fill, math.prod(chunks) * dtype.itemsize)
 
 
 def _plain_type(stored: h5py.h5t.TypeID, dtype: np.dtype[Any]) -> bool:
