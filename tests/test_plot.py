@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import samples
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import neurostore
@@ -85,6 +86,19 @@ def test_a_raster_shows_each_spike_once_with_its_unit() -> None:
     width = (edges[1] - edges[0]) / 1000
     assert np.isclose((per * width).sum() * 2, 3)  # spikes/s x s x neurons
     assert "2 neurons that fired" in notes(rates)
+
+
+@pytest.mark.parametrize("neurons", [10, 300, 4_000])
+def test_spikes_can_be_seen(neurons: int) -> None:
+    ids = np.arange(neurons).repeat(5)
+    times = np.random.default_rng(0).uniform(0, 1, len(ids))
+    figure = Figure(dpi=70)
+    ax = figure.subplots()
+    plot.raster(neurostore.spike_train(times, ids, timestamp=0.0), ax, color="red")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    red = np.asarray(canvas.buffer_rgba())[..., 1] < 200
+    assert red.sum() > len(ids) / 10 + 1_000
 
 
 def test_ids_that_are_far_apart_stand_by_rank() -> None:

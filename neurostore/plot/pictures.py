@@ -93,7 +93,7 @@ def _flat(da: xr.DataArray) -> xr.DataArray:
         return da
     first, *others = da.dims
     shape = " × ".join(str(da.sizes[dim]) for dim in others)
-    name = f"{', '.join(map(str, others))} ({shape}, in order)"
+    name = f"{shape} values, in order"
     flat = xr.DataArray(numbers(da.values).reshape(len(da), -1), dims=(first, name), attrs=da.attrs)
     return flat.assign_coords({first: da[first]}) if first in da.coords else flat
 

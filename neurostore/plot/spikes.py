@@ -27,6 +27,8 @@ _MOST = 50_000
 _CELLS = (600, 400)
 #: A neuron's mark stands at its id, unless ids are so thinly spread that most rows were empty.
 _SPARSE = 20
+#: Points that the mark of a spike is high, for it to be seen as a line.
+_SEEN = 2.5
 _SECONDS = {
     **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
     **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
@@ -108,7 +110,10 @@ def raster(
     if len(moments.values) > most:
         return counted(moments.values, neurons.positions, ax, "spikes", **style)
     tall = _row_height(ax, neurons.positions)
-    look: dict[str, Any] = {"marker": "|", "s": tall**2, "lw": 0.9 if tall > 2 else 0.5} | style
+    look: dict[str, Any] = {"marker": "|", "s": tall**2, "lw": 0.9}
+    if tall < _SEEN:  # a shorter line is drawn as nothing
+        look = {"marker": ".", "s": _SEEN, "lw": 0.0}
+    look |= style
     marks = ax.scatter(moments.values, neurons.positions, **look)
     return marks
 
