@@ -264,10 +264,12 @@ def _record(ds: Draft, kind: Kind, found: _Findings) -> Record | None:
         for key, variable in variables.items()
         if (column := found.check(_column, key, variable, key in ds.coordinates, taken)) is not None
     ]
-    for column in columns:
-        rule = kind.variable(column.name)
-        if rule is not None and (problem := odd_values(rule, column.values)) is not None:
-            found.add(problem)
+    for rule in kind.variables:
+        if rule.finite:
+            fitting = (c.values for c in columns if c.name == rule.name)
+            problem = odd_values(rule, next(fitting, None))
+            if problem is not None:
+                found.add(problem)
     if found.problems:
         return None
     own = stamp.attrs if stamp is not None else schema.TIMESTAMP_ATTRS
