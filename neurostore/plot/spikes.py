@@ -27,6 +27,8 @@ _MOST = 50_000
 _CELLS = (600, 400)
 #: A neuron's mark stands at its id, unless ids are so thinly spread that most rows were empty.
 _SPARSE = 20
+#: Share of an axes that marks may cover, for lines of a point's width.
+_INK = 0.25
 #: Points that the mark of a spike is high, for it to be seen as a line.
 _SEEN = 2.5
 _SECONDS = {
@@ -109,7 +111,7 @@ def raster(
     Along(np.arange(len(neurons.texts)), "", neurons.texts).ticks(ax.set_yticks)
     if len(moments.values) > most:
         return counted(moments.values, neurons.positions, ax, "spikes", **style)
-    tall = _row_height(ax, neurons.positions)
+    tall = _mark_height(ax, len(moments.values))
     look: dict[str, Any] = {"marker": "|", "s": tall**2, "lw": 0.9}
     if tall < _SEEN:  # a shorter line is drawn as nothing
         look = {"marker": ".", "s": _SEEN, "lw": 0.0}
@@ -118,11 +120,11 @@ def raster(
     return marks
 
 
-def _row_height(ax: Axes, positions: np.ndarray[Any, Any]) -> float:
-    """Return the height of a mark in points: that of a neuron's row, where it can be seen."""
-    rows = int(np.ptp(positions)) + 1 if len(positions) else 1
-    points = ax.get_window_extent().height * 72 / ax.figure.dpi
-    return float(np.clip(0.8 * points / rows, 1.0, 6.0))
+def _mark_height(ax: Axes, count: int) -> float:
+    """Return the height of a mark in points: as high as leaves most of the axes blank."""
+    box = ax.get_window_extent()
+    area = box.width * box.height * (72 / ax.figure.dpi) ** 2
+    return min(4.0, _INK * area / max(1, count))
 
 
 def counted(
