@@ -63,7 +63,8 @@ def test_a_store_shows_kinds_counts_times_size_and_health(store: Store) -> None:
 
 
 def test_health_says_what_was_removed_and_what_is_missing(store: Store) -> None:
-    store.store(neurostore.spike_train([0.1], [1], timestamp=1.0))
+    for stamp in (1.0, 5.0):
+        store.store(neurostore.spike_train([0.1], [1], timestamp=stamp))
     store.cleanup(0, now=2.0, model_time=True)
     assert "1 removed, compact()" in repr(store)
     rotated = store.rotate()
