@@ -343,6 +343,10 @@ class Catalogue:
             if not table.rows["removed"][row]:  # its id is not given again, and finds nothing
                 places.append((kind.name, int(row)))
 
+    def is_written(self, entry: Entry) -> bool:
+        """Tell whether the file has the row of a record, which no open batch can take back."""
+        return entry.row < self.tables[entry.kind.name].written
+
     def is_ahead(self) -> bool:
         """Tell whether it holds anything that is not in the file."""
         rows = any(table.written < table.size or table.changed for table in self.tables.values())

@@ -11,7 +11,7 @@ import errno
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -63,6 +63,8 @@ class OpenFile(Handles):
         #: What a thread is reading through at the moment, under the mutex.
         self._within: H5File | None = None
         self._spoiled: BaseException | None = None
+        #: What others took for stored while a batch was open, and have to take back.
+        self._undo: list[Callable[[], object]] = []
         #: The thread whose batch is open.
         self._batch_of = 0
         self._replacing = False
@@ -207,8 +209,11 @@ class OpenFile(Handles):
                     self.commit()
                 except BaseException:
                     self._roll_back()
+                    for undo in reversed(self._undo):
+                        undo()
                     raise
                 finally:
+                    self._undo.clear()
                     self._depth = self._batch_of = 0
 
     @contextmanager
@@ -336,6 +341,11 @@ class OpenFile(Handles):
                 f"{self.path}: another thread of this process was still compacting it after "
                 f"{timeout:g} s; wait longer with lock_timeout="
             )
+
+    def if_undone(self, undo: Callable[[], object]) -> None:
+        """Have a function called if the batch of this thread comes to nothing, the last first."""
+        assert self._batch_of
+        self._undo.append(undo)
 
     @property
     def is_outermost(self) -> bool:

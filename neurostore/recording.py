@@ -62,7 +62,8 @@ class Recorder:
     """One record while it grows; made by :meth:`neurostore.Store.record`.
 
     A context manager: leaving it commits what was appended, also after an exception.  Several
-    threads may append.
+    threads may append.  What is appended inside a batch goes with it if the batch fails;
+    what was appended before is kept.
 
     Examples
     --------
@@ -91,6 +92,8 @@ class Recorder:
         self._mould: Mould | None = None
         self._file_id = (0, 0)
         self._pending: list[dict[str, np.ndarray[Any, Any]]] = []
+        #: Which of them were appended inside a batch, and go with it if it fails.
+        self._of_batch: list[dict[str, np.ndarray[Any, Any]]] = []
         self._count, self._seconds = _due(commit_every)
         self._chunk = _checked_chunk(chunk)
         self._clock = clock
@@ -102,6 +105,7 @@ class Recorder:
         self.length = 0
         #: Ids of the record, and of those that go on with it in the next files of a series.
         self.ids: list[str] = []
+        self._session = target.session()
         if record_id is not None:
             self._resume(record_id)
 
@@ -150,11 +154,21 @@ class Recorder:
             if len(remembered) > 1000:
                 remembered.clear()
             mould = remembered[entry.serial] = _mould_of(session, entry)
+            if session.in_batch:  # undone, it leaves its serial to another record
+                session.if_undone(remembered.clear)
+        if session.in_batch and not session.catalogue.is_written(entry):
+            session.if_undone(self._forget)
         self._check_head(mould, record_id)
         self._entry, self._mould, self._file_id = entry, mould, volume.file_id
         self.ids.append(entry.id)
         self._marked = session.is_recording(entry)
         self.length = int(session.open_record(entry)[0].sizes[str(mould.kind.grows)])
+
+    def _forget(self) -> None:
+        """Let go of a record that is no more: what is appended from here on begins another."""
+        with self._guard:
+            self._entry, self._file_id, self.ids = None, (0, 0), []
+            self.length, self._marked = 0, False
 
     def _check_head(self, mould: Mould, record_id: str) -> None:
         head, odd = self._head, []
@@ -201,6 +215,8 @@ class Recorder:
             }
             self._mould = mould
             self._pending.append(rows)
+            if self._session.in_batch:
+                self._of_batch.append(rows)
             if self._is_due():
                 self._flush()
 
@@ -309,6 +325,11 @@ class Recorder:
         with self._target.writing() as session:
             file_id = session.catalogue.file_id
             entry = self._entry if file_id == self._file_id else None
+            if entry is None and not rows:
+                return  # rotated since its last rows: nothing goes on with it
+            self._session = session
+            if not session.is_outermost:
+                session.if_undone(self._undo())
             is_new = entry is None
             if entry is None:
                 entry = self._begin(session, rows)
@@ -322,6 +343,22 @@ class Recorder:
         self.length += max((_rows_of(rows[name], name, self._mould) for name in rows), default=0)
         self._marked = not last
         self._pending.clear()
+        self._of_batch.clear()
+
+    def _undo(self) -> Callable[[], None]:
+        """Return what undoes a flush, as its batch was: older rows are pending again."""
+        entry, file_id, ids = self._entry, self._file_id, self.ids.copy()
+        length, marked = self.length, self._marked
+        own = {id(rows) for rows in self._of_batch}
+        kept = [rows for rows in self._pending if id(rows) not in own]
+
+        def undo() -> None:
+            with self._guard:
+                self._entry, self._file_id, self.ids = entry, file_id, ids
+                self.length, self._marked = length, marked
+                self._pending[:0] = kept
+
+        return undo
 
     def _begin(self, session: Session, rows: Mapping[str, np.ndarray[Any, Any]]) -> Entry:
         """Make the record, without rows yet; another one where the file was rotated meanwhile."""

@@ -455,6 +455,44 @@ def test_a_batch_that_fails_takes_its_appends_along(tmp_path: Path) -> None:
         assert store.retrieve(str(rec.id))["neuron_ids"].values.tolist() == [1, 3]
 
 
+def test_a_batch_that_fails_leaves_what_was_appended_before_it(tmp_path: Path) -> None:
+    with neurostore.open(tmp_path / "run.h5", durability="process") as store:
+        with store.record("spike_train", timestamp=T, commit_every=2) as rec:
+            rec.append([0.1], [1])
+            with contextlib.suppress(ZeroDivisionError), store.batch():
+                rec.append([0.2], [2])
+                _ = 1 / 0
+            assert (rec.id, rec.length, rec.pending) == (None, 0, 1)
+            rec.append([0.3], [3])
+            assert (rec.length, rec.pending) == (2, 0)
+        assert store.retrieve(str(rec.id))["neuron_ids"].values.tolist() == [1, 3]
+
+
+def test_a_record_of_a_failed_batch_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
+    with neurostore.open(tmp_path / "run.h5", durability="process") as store:
+        first = store.record("spike_train", timestamp=T, units="ms")
+        with contextlib.suppress(ZeroDivisionError), store.batch():
+            first.append([1.0], [1])
+            again = store.record(id=first.id)
+            again.append([2.0], [2])
+            _ = 1 / 0
+        second = store.append(neurostore.spike_train([3.0], [3], timestamp=T))
+        with pytest.raises(ValidationError, match="is in 'ms', the record in 's'"):
+            store.append(neurostore.spike_train([4.0], [4], timestamp=T, units="ms"), id=second)
+        first.append([5.0], [5])
+        again.append([6.0], [6])
+        found = {i: store.retrieve(i)["neuron_ids"].values.tolist() for i in store.ids()}
+        assert found == {second: [3], first.id: [5], again.id: [6]}
+
+
+def test_closing_after_a_rotation_begins_no_record(tmp_path: Path) -> None:
+    with neurostore.open(tmp_path / "run.h5", durability="process") as store:
+        with store.record("spike_train", timestamp=T) as rec:
+            rec.append([0.1], [1])
+            store.rotate()
+        assert store.ids() == rec.ids == [rec.id]
+
+
 def test_rows_that_could_not_be_committed_go_with_the_next(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     with (
