@@ -49,3 +49,13 @@ def test_document_runs(document: str, tmp_path: Path, monkeypatch: pytest.Monkey
         if wanted is not None:
             same = doctest.OutputChecker().check_output(wanted, printed.getvalue(), OPTIONS)
             assert same, f"{document}:{line + 1} prints\n{printed.getvalue()}\nexpected\n{wanted}"
+
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+OUTSIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]  # Sphinx checks the links of docs/
+
+
+@pytest.mark.parametrize("document", OUTSIDE)
+def test_links_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert [link for link in LINK.findall(text) if not (ROOT / link).exists()] == []
