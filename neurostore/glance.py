@@ -59,7 +59,9 @@ class _Health:
         self.files += 1
         self.size += os.stat(member.path).st_size
         self.removed += member.catalogue.state["removed"]
-        self.is_untouched = self.is_untouched and member.is_untouched()
+        # A file without a commit has noted no time yet that could differ.
+        noted = member.catalogue.state["modified"] != 0
+        self.is_untouched = self.is_untouched and (member.is_untouched() or not noted)
 
     def said(self) -> list[str]:
         said = [f"{self.files} file" + ("s" if self.files > 1 else "")]

@@ -48,6 +48,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_a_store_shows_kinds_counts_times_size_and_health(store: Store) -> None:
     assert "none yet" in repr(store)
+    assert repr(store).endswith("1 file; none removed")
     for stamp in (1.0, 2.0):
         store.store(neurostore.spike_train([0.1], [1], timestamp=stamp))
     store.store(neurostore.reservoir_states(np.ones((2, 3)), "main", timestamp=5.0))
