@@ -80,7 +80,11 @@ class Entry:
 
 @dataclass
 class Table:
-    """The rows of one kind, in commit order, with an order by time made when it is asked for."""
+    """The rows of one kind, in commit order, with an order by time made when it is asked for.
+
+    One thread changes it, others may ask meanwhile: what they find out is kept with the version
+    that it is of, and every change ends with another version.
+    """
 
     kind: Kind
     buffer: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(16, ROW))
@@ -88,10 +92,11 @@ class Table:
     written: int = 0
     changed: set[int] = field(default_factory=set)
     has_removed: bool = False
-    #: Removed rows and their times, in time order.
-    _gone: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
-    _order: np.ndarray[Any, Any] | None = None
-    _times: np.ndarray[Any, Any] | None = None
+    _version: int = 0
+    #: Version, and removed rows and their times, in time order.
+    _gone: tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
+    #: Version, and times and rows of what is live, in time order; no rows: those of the times.
+    _sorted: tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any] | None] | None = None
     #: Timestamps of the rows side by side, while they are those of the file.
     _moments: np.ndarray[Any, Any] | None = None
 
@@ -107,11 +112,10 @@ class Table:
             self.append(rows)
         else:
             self.buffer, self.size = rows, len(rows)
-            self._order = self._times = None
             self._moments = found.moments
         self.written = self.size
         self.has_removed |= bool((rows["removed"][odd] != 0).any())
-        self._gone = None
+        self._version += 1
         explicit: np.ndarray[Any, Any] = first + odd[rows["leaf"][odd] != 0]
         return explicit
 
@@ -128,15 +132,16 @@ class Table:
             grown[: self.size] = self.rows
             self.buffer = grown
         self.buffer[self.size : needed] = rows
+        self._moments = None
         self.size = needed
-        self._order = self._times = self._moments = None
+        self._version += 1
 
     def remove(self, row: int) -> None:
         """Mark a row as removed."""
         self.buffer["removed"][row] = 1
         self.has_removed = True
         self.changed.add(row)
-        self._order = self._times = self._gone = None
+        self._version += 1
 
     def amend(self, row: int, **columns: int) -> None:
         """Give columns of a row, not those that it is sorted or found by, other values."""
@@ -145,21 +150,23 @@ class Table:
         self.changed.add(row)
 
     def _sort(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-        if self._times is None:
-            rows = self.rows
-            alive = np.flatnonzero(rows["removed"] == 0) if self.has_removed else None
-            moments = self._moments
-            if moments is None:
-                moments = np.ascontiguousarray(rows["timestamp"])
-            if alive is not None:
-                moments = moments[alive]
-            order = alive
-            if not bool((moments[1:] >= moments[:-1]).all()):
-                inner = np.argsort(moments, kind="stable")
-                moments = moments[inner]
-                order = inner if alive is None else alive[inner]
-            self._times, self._order = moments, order
-        return self._times, self._order
+        version, kept = self._version, self._sorted
+        if kept is not None and kept[0] == version:
+            return kept[1], kept[2]
+        moments, rows = self._moments, self.rows
+        if moments is None:
+            moments = np.ascontiguousarray(rows["timestamp"])
+        removed = rows["removed"][: len(moments)]
+        alive = np.flatnonzero(removed == 0) if self.has_removed else None
+        if alive is not None:
+            moments = moments[alive]
+        order = alive
+        if not bool((moments[1:] >= moments[:-1]).all()):
+            inner = np.argsort(moments, kind="stable")
+            moments = moments[inner]
+            order = inner if alive is None else alive[inner]
+        self._sorted = version, moments, order
+        return moments, order
 
     def span(self) -> Span | None:
         """Return the first and last time of all rows, removed ones included."""
@@ -170,12 +177,14 @@ class Table:
 
     def gone(self, low: float = -math.inf, high: float = math.inf) -> np.ndarray[Any, Any]:
         """Return the removed rows with ``low <= timestamp <= high``, in time order."""
-        if self._gone is None:
-            removed = np.flatnonzero(self.rows["removed"]) if self.has_removed else np.arange(0)
-            moments = self.rows["timestamp"][removed]
+        version, kept = self._version, self._gone
+        if kept is None or kept[0] != version:
+            everything = self.rows
+            removed = np.flatnonzero(everything["removed"]) if self.has_removed else np.arange(0)
+            moments = everything["timestamp"][removed]
             order = np.argsort(moments, kind="stable")
-            self._gone = removed[order], moments[order]
-        rows, moments = self._gone
+            kept = self._gone = version, removed[order], moments[order]
+        _, rows, moments = kept
         first, last = np.searchsorted(moments, low), np.searchsorted(moments, high, "right")
         found: np.ndarray[Any, Any] = rows[first:last]
         return found

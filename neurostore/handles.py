@@ -91,9 +91,11 @@ class Handles:
         Then the catalogue's word on the structure of a record can be taken.  A commit sets the
         file's time of modification to the one it notes; anybody else's writing changes it.
         """
-        if self._depth == 0 and self._catalogue is not None:
-            self._untouched = self._modified() == self._catalogue.state["modified"]
-        return self._untouched
+        with self.mutex:
+            self._check_open()
+            if self._depth == 0 and self._catalogue is not None:
+                self._untouched = self._modified() == self._catalogue.state["modified"]
+            return self._untouched
 
     def _modified(self) -> int:
         return os.fstat(self._state_fd).st_mtime_ns
@@ -179,14 +181,15 @@ class Handles:
             self._close_reader()
             with self._locks.applying(), self._registry.guard:
                 osio.replace(temporary, self.path, durability=durability, io=self.io)
+                aside, self._aside = self._aside, None
                 self._forget_inode()
+            if aside is not None:  # now: a thread that has its turn there waits for this lock
+                aside.close()
 
     def _forget_inode(self) -> None:
         if self._state_fd >= 0:
             os.close(self._state_fd)
         self._state_fd = self._state_offset = -1
-        if self._aside is not None:
-            self._aside.close()
         self.size = self.rows = 0
         key = key_of(self.path)
         assert key is not None

@@ -193,6 +193,8 @@ class Overlay(View):
     ----------
     path
         The data file.
+    finished
+        Whether the journal is laid over it; False shows the file as it is.
     io
         The operations of the operating system.
 
@@ -202,10 +204,12 @@ class Overlay(View):
     ...     list(h5file)
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, io: IO | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, finished: bool = True, io: IO | None = None
+    ) -> None:
         io = io or OsIO()
         super().__init__(os.path.realpath(os.fspath(path)), os.O_RDONLY, io)
-        journal = read_journal(io, beside(self.path, "-journal"))[1]
+        journal = read_journal(io, beside(self.path, "-journal"))[1] if finished else None
         self._end = io.size(self._fd)
         if journal is not None and journal.verdict(io, self._fd) == "apply":
             self._end = journal.new_end
@@ -228,3 +232,8 @@ class Overlay(View):
         fd, self._fd = self._fd, -1
         if fd >= 0:
             self._io.close(fd)
+
+    def __del__(self) -> None:
+        """Close the data file with the HDF5 handle, which holds this."""
+        if hasattr(self, "_fd"):  # it was opened
+            self.close()

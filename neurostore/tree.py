@@ -31,6 +31,7 @@ from neurostore import (
     ledger,
     names,
     reading,
+    safefile,
     schema,
 )
 from neurostore.arrays import Key, Source
@@ -47,6 +48,7 @@ from neurostore.errors import (
 )
 from neurostore.growing import Grower
 from neurostore.ledger import Ledger
+from neurostore.overlay import Overlay
 from neurostore.progress import Report
 from neurostore.rawcopy import copy_groups
 from neurostore.rebuilding import rebuild
@@ -124,9 +126,17 @@ def check_signature(path: Path) -> None:
 
 
 def open_native(path: Path) -> H5File:
-    """Open for reading with HDF5's own driver and its default locking."""
+    """Open for reading with HDF5's own driver and its default locking.
+
+    Where this process has the file open already, through h5py or by another thread, HDF5 would
+    give that one again, with what it knew of the file then: it is opened through Python instead.
+    """
     try:
-        return h5py.File(path, "r")
+        h5file = h5py.File(path, "r")
+        if h5f.get_obj_count(h5file.id, h5f.OBJ_FILE) == 1:
+            return h5file
+        h5file.close()
+        return safefile.open_h5(Overlay(path, finished=False), write=False)
     except FileNotFoundError:
         raise StoreNotFoundError(f"{path}: there is no such file; expected one to read") from None
     except OSError as error:

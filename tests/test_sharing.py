@@ -22,10 +22,12 @@ from children import NOBODY, Child, Say, needs_fork, needs_root
 
 import neurostore
 from neurostore import HDF5Storage, LockTimeoutError, ReadOnlyError, RecordNotFoundError
-from neurostore.errors import ClosedError, HDF5StorageError
+from neurostore.catalogue import ROW, Table
+from neurostore.errors import ClosedError, HDF5StorageError, MovedError
 from neurostore.journal import journal_path
 from neurostore.locks import lock_path
 from neurostore.osio import OsIO
+from neurostore.schema import KINDS
 from neurostore.session import close_all
 from neurostore.store import Store
 
@@ -493,3 +495,92 @@ def test_a_lazy_record_in_another_process_is_right_or_says_that_it_was_removed(p
         assert child.hear() == [2.0, 0.0, 2.0, "removed", 2.0, "removed", 2.0, "removed"]
     for end in go:
         os.close(end)
+
+
+# -- other handles in this process -----------------------------------------------------------------
+
+
+def many_after_one(path: Path) -> tuple[Store, list[str], list[Any]]:
+    """A store with many records, and what h5py was shown of it when there was one."""
+    store = neurostore.open(path, durability="process")
+    store.store(neurostore.spike_train([0.5], [1], timestamp=0.0))
+    h5file = h5py.File(path)
+    names = ("catalogue", "catalogue/spike_train/rows", "catalogue/state", "spike_trains/raw_data")
+    seen: list[Any] = [h5file, *(h5file[name] for name in names), list(h5file[names[-1]])]
+    with store.batch():
+        for n in range(1, 600):
+            store.store(neurostore.spike_train([0.5], [n], timestamp=float(n)))
+    return store, [f"train_{float(n)}" for n in range(600)], seen
+
+
+def test_compaction_beside_a_handle_of_h5py_keeps_what_came_after_it(tmp_path: Path) -> None:
+    store, ids, seen = many_after_one(tmp_path / "run.h5")
+    store.compact()
+    assert store.ids() == ids
+    assert int(store.retrieve(ids[-1])["neuron_ids"][0]) == 599
+    seen[0].close()
+    store.close()
+
+
+def test_a_file_rotated_beside_a_handle_of_h5py_has_what_came_after_it(tmp_path: Path) -> None:
+    store, ids, seen = many_after_one(tmp_path / "run.h5")
+    store.rotate()
+    assert store.ids() == ids
+    assert int(store.retrieve(ids[-1])["neuron_ids"][0]) == 599
+    seen[0].close()
+    store.close()
+
+
+def test_rotation_does_not_wait_for_threads_that_wait_for_it(tmp_path: Path) -> None:
+    has_turn, in_batch, replacing = threading.Event(), threading.Event(), threading.Event()
+
+    class Telling(OsIO):
+        def replace(self, source: str, target: str) -> None:
+            replacing.set()
+            super().replace(source, target)
+
+    store = Store(tmp_path / "run.h5", durability="process", io=Telling())
+    store.store(neurostore.spike_train([0.5], [1], timestamp=1.0))
+    session = store._session()
+    found: list[type] = []
+
+    def read() -> None:
+        assert in_batch.wait(10)
+        aside = session.beside_batch()
+        aside._locks._patience = 0.5
+        with aside.mutex:
+            has_turn.set()
+            assert replacing.wait(10)
+            try:
+                found.append(type(aside.catalogue))
+            except HDF5StorageError as error:
+                found.append(type(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with store.batch():
+        in_batch.set()
+        assert has_turn.wait(10)
+    store.rotate()
+    reader.join(10)
+    assert found == [MovedError]
+    store.close()
+
+
+def test_what_a_thread_finds_in_a_table_that_changes_is_not_kept() -> None:
+    table = Table(KINDS["spike_train"])
+    table.append(np.zeros(1, ROW))
+    changes = [lambda: table.append(np.zeros(1, ROW)), lambda: table.remove(0)]
+
+    class Interrupted(np.ndarray):  # type: ignore[type-arg]
+        def __getitem__(self, key: Any) -> Any:
+            value = super().__getitem__(key)
+            if isinstance(key, str) and key == "timestamp" and changes:
+                value = value.copy()
+                changes.pop(0)()
+            return value
+
+    table.buffer = table.buffer.view(Interrupted)
+    assert len(table.between(0, 1)) == 1
+    table.between(0, 1)
+    assert table.between(0, 1).tolist() == [1]
