@@ -7,6 +7,7 @@ last.  Whose turn it is, and which locks are held, is the affair of `neurostore.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -23,6 +24,7 @@ from neurostore.errors import (
     MovedError,
     ReadOnlyError,
     RefusedError,
+    WriteError,
 )
 from neurostore.locks import FileLocks, hold_data_lock
 from neurostore.osio import IO, Durability, OsIO
@@ -33,6 +35,8 @@ from neurostore.stencil import Stencils
 from neurostore.tree import H5File
 
 __all__ = ["Handles"]
+
+_log = logging.getLogger(__name__)
 
 #: Records in one commit from which on HDF5 gets a larger cache.
 _MANY = 16
@@ -205,7 +209,15 @@ class Handles:
         self._catalogue.state["modified"] = now
         self._stamper.write_catalogue(self._catalogue)
         self._writer.flush()
-        self._file.commit()
+        try:
+            self._file.commit()
+        except WriteError as error:
+            if not self._file.is_decided:
+                raise
+            _log.warning("%s: committed, to be applied by the next opening: %s", self.path, error)
+            self.rows = self._catalogue.state["rows"]
+            self._drop_writer()
+            return
         self.size, self.rows = self._file.committed_end, self._catalogue.state["rows"]
         if self._puts >= _MANY:
             safefile.resize_cache(self._writer)

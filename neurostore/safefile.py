@@ -251,13 +251,13 @@ class CrashSafeFile(View):
         LockTimeoutError
             Readers did not leave; as above.
         """
+        self._begun = ""
         self._own()
         self.check()
         extents = self._differences()
         if not extents:
             return False
         journal = self._describe(extents)
-        self._begun = ""
         try:
             self._append(journal)
             self._write_journal(journal.encode())
@@ -356,6 +356,14 @@ class CrashSafeFile(View):
 
     def _apply(self, journal: Journal) -> None:
         journal.apply(self._io, self._fd)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether a commit that failed is one all the same: its journal is valid and stays.
+
+        The next opening finishes it; whoever took it for failed would store the same once more.
+        """
+        return self._begun == "apply"
 
     def _spoil(self, error: BaseException) -> None:
         """After a failed step: no more writes, and no journal of a commit that is not one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -29,9 +30,12 @@ from neurostore.errors import (
     LockTimeoutError,
     RecordNotFoundError,
     ValidationError,
+    WriteError,
 )
 from neurostore.following import Patience, new_records, parts
+from neurostore.osio import OsIO
 from neurostore.schema import KINDS, Kind
+from neurostore.store import Store
 
 T = 12.5
 GROWING = [kind for kind in KINDS.values() if kind.grows is not None]
@@ -506,6 +510,34 @@ def test_rows_that_could_not_be_committed_go_with_the_next(tmp_path: Path) -> No
         rec.append([0.3], [3])
         assert (rec.length, rec.pending) == (3, 0)
         assert store.retrieve(str(rec.id))["neuron_ids"].values.tolist() == [1, 2, 3]
+
+
+def test_no_refused_write_makes_rows_come_twice(tmp_path: Path) -> None:
+    class Refusing(OsIO):
+        left = -1
+
+        def pwrite(self, fd: int, data: Any, offset: int) -> int:  # type: ignore[override]
+            self.left -= 1
+            if self.left == 0:
+                raise OSError(errno.EIO, "refused")
+            return super().pwrite(fd, data, offset)
+
+    refused = 0
+    for number in range(1, 40):
+        io = Refusing()
+        with Store(tmp_path / f"{number}.h5", durability="process", io=io) as store:
+            rec = store.record("spike_train", timestamp=T)
+            rec.append([0.1], [1])
+            io.left = number
+            with contextlib.suppress(WriteError):
+                rec.append([0.2], [2])
+            done, io.left = io.left > 0, -1
+            rec.append([0.3], [3])
+            assert store.retrieve(str(rec.id))["neuron_ids"].values.tolist() == [1, 2, 3]
+            if done:
+                break
+            refused += 1
+    assert refused > 2
 
 
 class held_by_another:  # noqa: N801 (reads as a statement)
