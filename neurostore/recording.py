@@ -91,6 +91,7 @@ class Recorder:
         self._entry: Entry | None = None
         self._mould: Mould | None = None
         self._file_id = (0, 0)
+        self._epoch = -1
         self._pending: list[dict[str, np.ndarray[Any, Any]]] = []
         #: Which of them were appended inside a batch, and go with it if it fails.
         self._of_batch: list[dict[str, np.ndarray[Any, Any]]] = []
@@ -325,8 +326,11 @@ class Recorder:
         with self._target.writing() as session:
             file_id = session.catalogue.file_id
             entry = self._entry if file_id == self._file_id else None
+            epoch = session.catalogue.state["epoch"]
+            if entry is not None and epoch != self._epoch and session.is_whole(entry):
+                entry = None  # the file was encoded anew
             if entry is None and not rows:
-                return  # rotated since its last rows: nothing goes on with it
+                return  # rotated or encoded anew since its last rows: nothing goes on with it
             self._session = session
             if not session.is_outermost:
                 session.if_undone(self._undo())
@@ -340,6 +344,7 @@ class Recorder:
         if is_new:
             self._entry, self._file_id = entry, file_id
             self.ids.append(entry.id)
+        self._epoch = epoch
         self.length += max((_rows_of(rows[name], name, self._mould) for name in rows), default=0)
         self._marked = not last
         self._pending.clear()
@@ -361,7 +366,7 @@ class Recorder:
         return undo
 
     def _begin(self, session: Session, rows: Mapping[str, np.ndarray[Any, Any]]) -> Entry:
-        """Make the record, without rows yet; another one where the file was rotated meanwhile."""
+        """Make the record, without rows yet; another one where the first cannot go on."""
         assert self._mould is not None
         mould, record = self._mould, self._mould.record
         if self._entry is not None:

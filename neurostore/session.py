@@ -144,6 +144,10 @@ class Session(OpenFile):
         with self.reading() as h5file:
             return any(tree.grows(h5file, address) for address in self._addresses(entry))
 
+    def is_whole(self, entry: Entry) -> bool:
+        """Tell whether a record is there, and no rows can be added to it."""
+        return self.catalogue.renew(entry) is not None and not self.grows(entry)
+
     def is_recording(self, entry: Entry) -> bool:
         """Tell whether a record is marked as being added to."""
         with self.reading() as h5file:

@@ -644,6 +644,19 @@ def test_a_record_is_gone_on_with(tmp_path: Path) -> None:
     check_stock(path, rec.kind, str(rec.id), 20)
 
 
+def test_a_recorder_goes_on_beside_what_was_encoded_anew(tmp_path: Path) -> None:
+    with neurostore.open(tmp_path / "run.h5", durability="process") as store:
+        with store.record("spike_train", timestamp=T) as rec:
+            rec.append([0.1], [1])
+            store.repack(compression="gzip", compression_opts=9)
+            rec.append([0.2], [2])
+            store.repack(compression="gzip", compression_opts=9)
+        assert store.ids() == rec.ids
+        found = [store.retrieve(i)["neuron_ids"].values.tolist() for i in rec.ids]
+        assert found == [[1], [2]]
+        assert store.retrieve(rec.ids[1]).attrs["continues"] == rec.ids[0]
+
+
 def test_a_recorder_goes_on_in_the_next_file_of_a_series(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     with neurostore.open(path, durability="process", max_file_size=60_000) as store:
