@@ -148,10 +148,12 @@ class Handles:
 
     def _remember_state(self, h5file: H5File) -> None:
         if self._state_offset < 0:
-            # Without a catalogue, or with one that is in another file, there is no state.
-            with suppress(KeyError, ValueError, RefusedError):
+            # Without a catalogue, or with one that is in another file, there is no state; of a
+            # damaged one neither (to h5py a RuntimeError): it is a cache, and is made anew.
+            with suppress(RefusedError):
                 if tree.has_catalogue(h5file):
-                    self._state_offset = catalogue_file.state_offset(h5file)
+                    with suppress(KeyError, ValueError, RuntimeError):
+                        self._state_offset = catalogue_file.state_offset(h5file)
         if self._state_fd < 0:
             self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
