@@ -442,5 +442,8 @@ def _predicate(rule: Keep, history: _History, scope: Mask) -> Mask:
             f"predicate returned {answer.dtype} of shape {answer.shape}, expected bool of shape "
             f"({table.sizes['record']},), one for each record of the catalogue"
         )
-    kept = dict(zip(table["record"].values.tolist(), answer.tolist(), strict=True))
-    return np.array([kept[history.entry(p).id] for p in scope.tolist()], bool)
+    # Records of two kinds may have one id in files that others wrote.
+    names = zip(table["kind"].values.tolist(), table["record"].values.tolist(), strict=True)
+    kept = dict(zip(names, answer.tolist(), strict=True))
+    entries = map(history.entry, scope.tolist())
+    return np.array([kept[entry.kind.name, entry.id] for entry in entries], bool)

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -192,3 +193,15 @@ def test_a_file_that_loses_all_is_dropped(store: Store) -> None:
     assert won >= size - second.stat().st_size
     assert len(store.ids()) == 4
     assert store.verify().ok
+
+
+def test_a_predicate_tells_records_of_one_id_apart(tmp_path: Path) -> None:
+    path = tmp_path / "plain.h5"
+    with h5py.File(path, "w") as h5file:
+        h5file["activations/reservoir_states/main_1.0"] = np.ones((2, 3))
+        h5file["activations/attention_maps/main_1.0"] = np.ones((2, 3, 3))
+    with neurostore.open(path, durability="process") as store:
+        rule = neurostore.Keep(predicate=lambda found: found["kind"].values == "reservoir_states")
+        assert store.cleanup(keep=rule) == ["main_1.0"]
+        assert store.ids("reservoir_states") == ["main_1.0"]
+        assert store.ids("attention_maps") == []
