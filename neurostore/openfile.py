@@ -65,6 +65,8 @@ class OpenFile(Handles):
         self._spoiled: BaseException | None = None
         #: What others took for stored while a batch was open, and have to take back.
         self._undo: list[Callable[[], object]] = []
+        #: Serials below it were given, also in batches that came to nothing.
+        self._given = 0
         #: The thread whose batch is open.
         self._batch_of = 0
         self._replacing = False
@@ -200,6 +202,7 @@ class OpenFile(Handles):
                     if held.ledger.seal is not None and not sealed:
                         raise self.sealed(held.ledger)
                     self._distrust_if_touched(held)
+                    held.state["serial"] = max(held.state["serial"], self._given)
                     yield held
                     if self._spoiled is not None:
                         raise StoreError(
@@ -208,6 +211,8 @@ class OpenFile(Handles):
                         ) from self._spoiled
                     self.commit()
                 except BaseException:
+                    if self._catalogue is not None:
+                        self._given = max(self._given, self._catalogue.state["serial"])
                     self._roll_back()
                     for undo in reversed(self._undo):
                         undo()

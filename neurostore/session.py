@@ -240,7 +240,8 @@ class Session(OpenFile):
             held.file_id,
             entry.id,
             entry.serial,
-            held.state["epoch"],
+            # Of a batch that may come to nothing: looked up whenever it is read.
+            held.state["epoch"] if held.is_written(entry) else -1,
             self.max_variable_bytes,
         )
         trusted = self.is_untouched() and entry.serial >= held.state["trusted_from"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -283,3 +284,15 @@ def test_stencils_of_a_closed_file_serve_the_next_one(tmp_path: Path) -> None:
             assert (dataset[:] == array).all()
             shuffled.append(dataset.shuffle)
     assert shuffled == [False, True]
+
+
+def test_what_a_failed_batch_showed_is_not_read_from_the_next_record(path: Path) -> None:
+    with neurostore.open(path, durability="process") as store:
+        with contextlib.suppress(ZeroDivisionError), store.batch():
+            first = store.store(neurostore.reservoir_states(np.ones((9, 99)), "a", timestamp=1.0))
+            seen = store.retrieve(first)
+            _ = 1 / 0
+        made = neurostore.reservoir_states(np.zeros((9, 99)), "a", timestamp=1.0)
+        assert store.store(made) == first
+        with pytest.raises(RecordNotFoundError):
+            seen.load()
