@@ -172,7 +172,8 @@ class Doomed:
     entries
         The same for each file of the series that loses some and keeps others.
     whole
-        Files before the newest that lose all they have, and are dropped.
+        Files before the newest that lose all they have, and are dropped: those in which nothing
+        stands but records.
     """
 
     ids: list[str]
@@ -299,11 +300,19 @@ def _sorted_out(history: _History, gone: Mask) -> Doomed:
         mine = gone[history.member[gone] == place].tolist()
         found = [history.entry(position) for position in mine]
         ids.update(zip(mine, (entry.id for entry in found), strict=True))
-        if found and place and len(found) == int((history.member == place).sum()):
+        all_of_it = bool(found and place) and len(found) == int((history.member == place).sum())
+        if all_of_it and not _holds_others(member):
             whole.append(member)
         elif found:
             entries.append((member, found))
     return Doomed([ids[position] for position in gone.tolist()], entries, whole)
+
+
+def _holds_others(volume: Volume) -> bool:
+    """Tell whether somebody keeps something of their own in a file of the series."""
+    with suppress(StoreNotFoundError, MovedError), volume.open() as member:
+        return bool(member.other_groups())
+    return False
 
 
 def clean(session: Session, doomed: Doomed, timeout: float, durability: Durability) -> None:

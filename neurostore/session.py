@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from neurostore import osio, reading, schema, tree
+from neurostore import osio, reading, salvage, schema, tree
 from neurostore.arrays import Key, Place, Wanted
 from neurostore.catalogue import Catalogue, Entry, Taken
 from neurostore.damage import naming_damage
@@ -312,6 +312,11 @@ class Session(OpenFile):
         """Return the names of the groups at the top of the tree, the catalogue left out."""
         with self.reading() as h5file, naming_damage(f"{self.path}: its root group"):
             return tree.top_groups(h5file)
+
+    def other_groups(self) -> list[str]:
+        """Return what stands at the top of the tree and is not neurostore's."""
+        with self.reading() as h5file, naming_damage(f"{self.path}: its root group"):
+            return salvage.other_groups(h5file)
 
 
 def _kind_at(address: str) -> schema.Kind | None:

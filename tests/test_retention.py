@@ -166,6 +166,21 @@ def test_arguments_that_contradict_each_other(store: Store) -> None:
         store.cleanup(keep=[{"newest": 3}])
 
 
+def test_a_file_with_things_of_others_is_not_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    with neurostore.open(path) as store:
+        store.store(train(NOW - DAY))
+    with h5py.File(path, "r+") as h5file:
+        h5file["my_notes"] = np.arange(5)
+    with neurostore.open(path) as store:
+        older = store.rotate()
+        store.store(train(NOW))
+        assert store.cleanup(keep=Keep(latest=1)) == [f"train_{NOW - DAY!r}"]
+        assert store.ids() == [f"train_{NOW!r}"]
+    with h5py.File(older) as h5file:
+        assert h5file["my_notes"][()].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_file_that_loses_all_is_dropped(store: Store) -> None:
     first = store.rotate()
     for day in range(10, 14):
