@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -214,7 +215,11 @@ def build(temporary: str, page_size: int = 0) -> None:
 
 @lru_cache(maxsize=4)
 def _empty(page_size: int) -> bytes:
-    """Return an empty store as bytes: making its groups takes ten times as long as copying it."""
+    """Return an empty store as bytes: making its groups takes ten times as long as copying it.
+
+    It is made on the disk: HDF5 1.14 gives the image of a file in memory with its flags cleared
+    and the checksum of the superblock as it was before.
+    """
     creation = h5p.create(h5p.FILE_CREATE)
     if page_size:
         creation.set_file_space_strategy(h5f.FSPACE_STRATEGY_PAGE, False, 1)
@@ -223,8 +228,15 @@ def _empty(page_size: int) -> bytes:
         creation.set_file_space_strategy(h5f.FSPACE_STRATEGY_NONE, False, 1)
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
-    access.set_fapl_core(backing_store=False)
-    made = h5f.create(b"empty", h5f.ACC_TRUNC, fcpl=creation, fapl=access)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "empty.h5")
+        _fill(h5f.create(os.fsencode(path), h5f.ACC_TRUNC, fcpl=creation, fapl=access))
+        with open(path, "rb") as stream:
+            return stream.read()
+
+
+def _fill(made: h5f.FileID) -> None:
+    """Make the groups of an empty store, and close it."""
     with h5py.File(made) as h5file:
         for key, value in ROOT_ATTRS.items():
             h5attrs.write(h5file.id, h5attrs.pack(key, value))
@@ -235,8 +247,6 @@ def _empty(page_size: int) -> bytes:
                 h5file.require_group(part.path)
         for empty in schema.EMPTY_GROUPS:
             h5file.require_group(empty)
-        h5file.flush()
-        return bytes(h5file.id.get_file_image())
 
 
 def adopt(path: Path, temporary: str) -> None:
