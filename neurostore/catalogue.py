@@ -415,6 +415,11 @@ class Catalogue:
             raise AmbiguousRecordError(f"{leaf!r} names several records; use one of {addresses}")
         return found[0] if found else None
 
+    def holds(self, record_id: str, serial: int) -> bool:
+        """Tell whether the record of this id and serial is live, whichever others share its id."""
+        leaf = record_id.strip("/").rpartition("/")[2]
+        return any(entry.serial == serial for entry in self._matches(leaf))
+
     def _matches(self, leaf: str) -> list[Entry]:
         explicit = self._explicit.get(leaf, ())
         found = [self.entry(KINDS[name], row) for name, row in explicit]

@@ -387,8 +387,7 @@ class RecordSource:
             )
         if held.state["epoch"] == self.epoch or self.serial < 0:
             return
-        entry = held.find(self.record_id)
-        if entry is None or entry.serial != self.serial:
+        if not held.holds(self.record_id, self.serial):
             raise RecordNotFoundError(
                 f"{self.path}: the record {self.record_id!r} was removed after it was opened; "
                 "ids() lists those there are"
