@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 
 from neurostore import glance, records, schema
+from neurostore.chunking import Chunks
 from neurostore.combining import Join
 from neurostore.errors import ValidationError
 from neurostore.store import Store
@@ -84,9 +85,11 @@ class _Neuro:
 
         return record(self._dataset(), ax, figure=figure, figsize=figsize, **style)
 
-    def retrieve(self, record_id: str, path: PathLike | None = None) -> xr.Dataset:
+    def retrieve(
+        self, record_id: str, path: PathLike | None = None, *, chunks: Chunks = None
+    ) -> xr.Dataset:
         """Return a record of the same file, lazily; see :meth:`neurostore.Store.retrieve`."""
-        return self._store(path).retrieve(record_id)
+        return self._store(path).retrieve(record_id, chunks=chunks)
 
     def ids(
         self,
@@ -108,10 +111,11 @@ class _Neuro:
         *,
         name: str | None = None,
         join: Join = "exact",
+        chunks: Chunks = None,
         path: PathLike | None = None,
     ) -> xr.Dataset:
         """Return many records as one Dataset; see :meth:`neurostore.Store.range`."""
-        return self._store(path).range(kind, start, end, name=name, join=join)
+        return self._store(path).range(kind, start, end, name=name, join=join, chunks=chunks)
 
     def catalogue(
         self,

@@ -32,11 +32,14 @@ __all__ = [
     "StackedArray",
     "StoredArray",
     "Wanted",
+    "behind",
     "fill",
     "lazy",
 ]
 
 Key = tuple[int | slice, ...]
+#: Where pieces end that are cheap to read by themselves: every so many values, or at these.
+Seams = int | np.ndarray[Any, Any]
 #: Values that are not on disk as in memory are converted so many bytes at a time.
 _BAND_BYTES = 16 * 2**20
 
@@ -46,6 +49,10 @@ class Source(Protocol):
 
     def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
         """Return the selected values of the dataset at ``address`` as they are on disk."""
+        ...
+
+    def chunks(self, address: str) -> tuple[int, ...] | None:
+        """Return the shape of the chunks of a dataset; None where it is stored in one piece."""
         ...
 
 
@@ -96,6 +103,10 @@ class Place:
         if types.drops_last_dim(self.logical):
             key = (*key, slice(None))
         return types.from_stored(self.source.read(self.address, key), self.logical)
+
+    def chunks(self) -> tuple[int, ...]:
+        """Return the shape of the stored chunks, as far as the shape in memory has axes."""
+        return (self.source.chunks(self.address) or self.shape)[: len(self.shape)]
 
     def within(self, key: Key | None) -> Key:
         """Return a key that selects the same where the dataset has grown since."""
@@ -173,6 +184,14 @@ class _Adapted(BackendArray):
     def _get(self, key: Key) -> np.ndarray[Any, Any]:
         raise NotImplementedError  # pragma: no cover - every subclass defines it
 
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """Name the values for dask: equal for the same values, in any process."""
+        return type(self).__name__, *map(_token, vars(self).values())
+
+    def seams(self) -> tuple[Seams, ...]:
+        """Along each axis, where stored chunks and records meet."""
+        raise NotImplementedError  # pragma: no cover - every subclass defines it
+
 
 class StoredArray(_Adapted):
     """One variable of one record."""
@@ -187,6 +206,10 @@ class StoredArray(_Adapted):
             return self._place.read(key)
         converted = self._place.stored is None and math.prod(self.shape) * self.dtype.itemsize
         return self._by_bands() if converted > _BAND_BYTES else self._place.read()
+
+    def seams(self) -> tuple[Seams, ...]:
+        """Return the stored chunks."""
+        return self._place.chunks()
 
     def _by_bands(self) -> np.ndarray[Any, Any]:
         """Read all of it with only some of the form on disk in memory at a time."""
@@ -218,6 +241,10 @@ class StackedArray(_Adapted):
         stacked = _room((len(chosen), *inner_shape), self.dtype)
         fill(chosen, [part] * len(chosen), [stacked[n, ...] for n in range(len(chosen))])
         return stacked
+
+    def seams(self) -> tuple[Seams, ...]:
+        """Return one record, and the stored chunks of the first."""
+        return 1, *_chunks_of(self._places[0])
 
 
 class RaggedArray(_Adapted):
@@ -257,6 +284,18 @@ class RaggedArray(_Adapted):
         fill(places, keys, rows)
         return joined
 
+    def seams(self) -> tuple[Seams, ...]:
+        """Return the ends of the records, and of the chunks of those that have several."""
+        if not self._places:
+            return (1,)
+        sizes = np.diff(self._ends, prepend=0)
+        first, *rest = _chunks_of(self._places[int(np.argmax(sizes))])
+        inner = [
+            np.arange(self._ends[number] - sizes[number], self._ends[number], first)[1:]
+            for number in np.flatnonzero(sizes > first)
+        ]
+        return np.unique(np.concatenate([self._ends, *inner])), *rest
+
 
 class RowIndexArray(_Adapted):
     """For every event, the position of its record: computed from the row sizes, never stored."""
@@ -269,6 +308,10 @@ class RowIndexArray(_Adapted):
     def _get(self, key: Key) -> np.ndarray[Any, Any]:
         wanted = np.arange(self.shape[0])[key]
         return np.asarray(np.searchsorted(self._ends, wanted, "right"), np.int64)
+
+    def seams(self) -> tuple[Seams, ...]:
+        """Return the ends of the records."""
+        return (self._ends,)
 
 
 class ScatteredArray(_Adapted):
@@ -299,6 +342,22 @@ class ScatteredArray(_Adapted):
         picked = rows[:, key[1]]
         return picked[0] if isinstance(key[0], int | np.integer) else picked
 
+    def seams(self) -> tuple[Seams, ...]:
+        """Return one record."""
+        return 1, self.shape[1]
+
+
+def _token(part: Any) -> Any:
+    if isinstance(part, tuple):
+        return [_token(one) for one in part]
+    if isinstance(part, Held):
+        return part.values
+    return part if isinstance(part, np.ndarray) else repr(part)  # dask takes longer over a Place
+
+
+def _chunks_of(place: Place | Held | Missing) -> tuple[int, ...]:
+    return place.chunks() if isinstance(place, Place) else place.shape
+
 
 def _room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """Return an array to be filled; a few KB of a file can claim any size."""
@@ -322,6 +381,16 @@ def _picked_shape(shape: Sequence[int], key: Key) -> tuple[int, ...]:
         for part, size in zip(full, shape, strict=True)
         if isinstance(part, slice)
     )
+
+
+def behind(variable: xr.Variable) -> _Adapted | None:
+    """Return the array of this module that a variable stands for, whole and not yet loaded."""
+    # xarray has no public way to ask.
+    data = getattr(variable, "_data", None)
+    if isinstance(data, indexing.LazilyIndexedArray) and isinstance(data.array, _Adapted):
+        whole = all(key == slice(None) for key in data.key.tuple)
+        return data.array if whole else None
+    return None
 
 
 def lazy(dims: Sequence[str], array: _Adapted, attrs: dict[str, Any] | None = None) -> xr.Variable:

@@ -9,7 +9,8 @@ from typing import Any
 import xarray as xr
 from xarray.backends import BackendEntrypoint
 
-from neurostore.errors import NotAStoreError
+from neurostore.chunking import with_preferred
+from neurostore.errors import NotAStoreError, ValidationError
 from neurostore.store import Store
 from neurostore.store import open as open_store
 from neurostore.times import TimeLike
@@ -37,8 +38,9 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         start: TimeLike | None = None,
         end: TimeLike | None = None,
         name: str | None = None,
+        range: str | None = None,  # noqa: A002 (as Store.range)
     ) -> xr.Dataset:
-        """Return the catalogue, or with ``group`` what stands at that address.
+        """Return the catalogue, with ``group`` what stands there, with ``range`` many records.
 
         Parameters
         ----------
@@ -50,14 +52,24 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         group
             Address of a record's part, such as ``"spike_trains/raw_data/train_12.5"``.
         kind, start, end, name
-            Narrow the catalogue.
+            Narrow the catalogue; all but the first narrow a range, too.
+        range
+            A record kind: all its records as one Dataset, as :meth:`neurostore.Store.range` has it.
+
+        Raises
+        ------
+        ValidationError
+            ``range`` is given together with ``group`` or ``kind``.
         """
         store = _opened(filename_or_obj)
-        ds = (
-            store.catalogue(kind, start, end, name=name)
-            if group is None or not group.strip("/")
-            else store.open_group(group)
-        )
+        if range is not None:
+            if group is not None or kind is not None:
+                raise ValidationError("range= names the kind; leave out group= and kind=")
+            ds = with_preferred(store.range(range, start, end, name=name))
+        elif group is not None and group.strip("/"):
+            ds = with_preferred(store.open_group(group))
+        else:
+            ds = store.catalogue(kind, start, end, name=name)
         return _without(ds, drop_variables)
 
     def open_groups_as_dict(  # type: ignore[override]

@@ -20,7 +20,7 @@ from xarray.core import indexing
 
 from neurostore.errors import MisalignedRecordsError, ValidationError
 
-__all__ = ["EventIndex", "with_event_index"]
+__all__ = ["EventIndex", "unloaded", "with_event_index"]
 
 Array = npt.NDArray[Any]
 Selection = slice | Array
@@ -223,6 +223,13 @@ def with_event_index(
     if any(isinstance(ds.xindexes.get(name), EventIndex) for name in names):
         return ds
     return ds.set_xindex(names, EventIndex)
+
+
+def unloaded(variable: xr.Variable) -> xr.Variable:
+    """Return the variable that an indexed coordinate reads, or the one given if it is loaded."""
+    array = getattr(getattr(variable, "_data", None), "array", None)
+    source = array._source if isinstance(array, _Column) else None
+    return variable if source is None or source.shape != variable.shape else source
 
 
 class _Column(xr.backends.BackendArray):

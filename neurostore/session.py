@@ -180,6 +180,12 @@ class Session(OpenFile):
             source.check(self._catalogue_for(h5file))
             return tree.read_values(h5file, str(self.path), address, selection, source.limit)
 
+    def chunks(self, source: RecordSource, address: str) -> tuple[int, ...] | None:
+        """Return the shape of the chunks of one dataset; None where it has none."""
+        with self.reading() as h5file:
+            source.check(self._catalogue_for(h5file))
+            return tree.chunks(h5file, str(self.path), address)
+
     def fill_values(self, wanted: Sequence[Wanted]) -> None:
         """Fill arrays with values of many records, whose chunks are decoded together."""
         with self.reading() as h5file:
@@ -345,6 +351,10 @@ class RecordSource:
         return again(
             lambda: self._with_file(lambda session: session.read_values(self, address, selection))
         )
+
+    def chunks(self, address: str) -> tuple[int, ...] | None:
+        """Return the shape of the chunks of one dataset of the record."""
+        return again(lambda: self._with_file(lambda session: session.chunks(self, address)))
 
     def _with_file(self, use: Callable[[Session], Value]) -> Value:
         """Use the file of the record, which may have been rotated since."""

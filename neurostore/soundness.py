@@ -178,6 +178,9 @@ class _Nowhere:
     def read(self, address: str, selection: Key | None) -> Any:
         raise NotImplementedError(address)  # pragma: no cover - nothing reads
 
+    def chunks(self, address: str) -> tuple[int, ...] | None:
+        raise NotImplementedError(address)  # pragma: no cover - nothing reads
+
 
 def check_record(h5file: h5py.File, row: Row) -> Checked:
     """Check everything about one record."""

@@ -23,6 +23,7 @@ from neurostore import (
     views,
 )
 from neurostore import verify as checkup
+from neurostore.chunking import Chunks, chunked
 from neurostore.combining import JOINS, Join
 from neurostore.errors import (
     ClosedError,
@@ -474,13 +475,17 @@ class Store(Kept):
 
     # -- asking --------------------------------------------------------------------------------
 
-    def retrieve(self, record_id: str) -> xr.Dataset:
+    def retrieve(self, record_id: str, *, chunks: Chunks = None) -> xr.Dataset:
         """Return a record as a labelled Dataset whose values are read when they are asked for.
 
         Parameters
         ----------
         record_id
             The id, or the full address of one of its groups.
+        chunks
+            None: values are read when they are asked for. Else they are dask arrays: ``{}`` in
+            whole stored chunks of about 8 MiB, ``"auto"`` of about dask's ``array.chunk-size``,
+            or sizes by dimension. It needs the extra ``dask``.
 
         Raises
         ------
@@ -489,7 +494,7 @@ class Store(Kept):
         AmbiguousRecordError
             Several records of a file that others wrote have it; an address decides.
         """
-        return self._ask(querying.retrieve, record_id)
+        return chunked(self._ask(querying.retrieve, record_id), chunks)
 
     def ids(
         self,
@@ -520,6 +525,7 @@ class Store(Kept):
         *,
         name: str | None = None,
         join: Join = "exact",
+        chunks: Chunks = None,
     ) -> xr.Dataset:
         """Return all records of one kind in a span of time as one labelled, lazy Dataset.
 
@@ -535,6 +541,8 @@ class Store(Kept):
         join
             What to do where labels differ at equal shape: ``"exact"`` refuses, ``"override"``
             takes the first record's, ``"inner"`` and ``"outer"`` align (and read) the values.
+        chunks
+            As for :meth:`retrieve`; many small records are one dask chunk.
 
         Raises
         ------
@@ -543,7 +551,7 @@ class Store(Kept):
         """
         if join not in JOINS:
             raise ValidationError(f"join is {join!r}, expected one of {', '.join(JOINS)}")
-        return self._ask(querying.range_, kind, start, end, name, join)
+        return chunked(self._ask(querying.range_, kind, start, end, name, join), chunks)
 
     def catalogue(
         self,

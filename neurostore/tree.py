@@ -66,6 +66,7 @@ __all__ = [
     "build",
     "build_next",
     "check_signature",
+    "chunks",
     "copy_live",
     "created_at",
     "fill_values",
@@ -548,6 +549,12 @@ def read_values(
             return filters.read(dataset, selection, limit)
         except DamagedError as error:
             raise DamagedError(f"{where}: {address}: {error}; {_REMEDY}") from error
+
+
+def chunks(h5file: H5File, where: str, address: str) -> tuple[int, ...] | None:
+    """Return the shape of the chunks of one dataset; None where it is stored in one piece."""
+    held = _dataset(h5file, where, address).get_create_plist()
+    return tuple(held.get_chunk()) if held.get_layout() == h5d.CHUNKED else None
 
 
 def fill_values(

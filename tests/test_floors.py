@@ -45,6 +45,7 @@ FLOORS = {
     "arrays": 3,
     "catalogue": 2.5,
     "catalogue_file": 3,
+    "chunking": 3.25,
     "index": 3,
     "jaxio": 3,
     "likeness": 3,
