@@ -8,7 +8,7 @@ affair.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,6 +35,7 @@ __all__ = [
     "behind",
     "fill",
     "lazy",
+    "load",
 ]
 
 Key = tuple[int | slice, ...]
@@ -135,6 +136,26 @@ def fill(
             array[...] = place.read(key)
     for entries in together.values():
         entries[0][0].fill(entries)
+
+
+def load(variables: Mapping[Any, xr.Variable], places: Mapping[Any, Place]) -> None:
+    """Read what is still in the file of one record, in place, the chunks of all together.
+
+    What is not on disk as in memory is left to be read when it is asked for.
+    """
+    lazily = [
+        (variables[name], place)
+        for name, place in places.items()
+        if place.stored is not None and name in variables and not _is_index(variables[name])
+    ]
+    arrays = [_room(place.shape, place.dtype) for _, place in lazily]
+    fill([place for _, place in lazily], [None] * len(lazily), arrays)
+    for (variable, _), array in zip(lazily, arrays, strict=True):
+        variable.data = array
+
+
+def _is_index(variable: xr.Variable) -> bool:
+    return isinstance(variable, xr.IndexVariable)
 
 
 @dataclass(frozen=True)

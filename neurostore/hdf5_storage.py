@@ -126,10 +126,10 @@ def _retrieving(kind: Kind) -> Callable[..., Any]:
 
     def method(self: HDF5Storage, record_id: str) -> Any:
         try:
-            ds = self.store.retrieve(record_id)
+            ds = self.store.retrieve(record_id, load=kind.name)
         except RecordNotFoundError:
             return None
-        return _as_arrays(kind, ds.load()) if ds.attrs["kind"] == kind.name else None
+        return _as_arrays(kind, ds) if ds.attrs["kind"] == kind.name else None
 
     summary = f"Return {_spoken(kind)} as {_returned(kind)}, or None if no record has the id."
     return _named(method, f"retrieve_{kind.name}", signature, summary)

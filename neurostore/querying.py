@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from neurostore import schema, times
+from neurostore import arrays, schema, times
 from neurostore.catalogue import Catalogue, Entry
 from neurostore.combining import RECORD, Join, Member, Opened, combine, over_records
 from neurostore.errors import (
@@ -153,8 +153,8 @@ def _hint(view: View, record_id: str) -> str:
     return "ids() lists the records there are"
 
 
-def retrieve(view: View, record_id: str) -> xr.Dataset:
-    """Return one record, lazily."""
+def retrieve(view: View, record_id: str, load: bool | str = False) -> xr.Dataset:
+    """Return one record, lazily or, if it is of the kind that ``load`` names, with its values."""
     if not isinstance(record_id, str):
         raise ValidationError(f"the id is {record_id!r}, expected a str as store() returns it")
     located = view.locate(record_id)
@@ -162,7 +162,11 @@ def retrieve(view: View, record_id: str) -> xr.Dataset:
         raise RecordNotFoundError(f"{view}: no record {record_id!r}; {_hint(view, record_id)}")
     origin, (volume, entry) = located
     with volume.open() as member:
-        return _from(str(origin.session.path), member.open_record(entry)[0])
+        ds, places = member.open_record(entry)
+        if load is True or load == entry.kind.name:
+            arrays.load(ds.variables, places)
+            ds.load()
+        return _from(str(origin.session.path), ds)
 
 
 def open_group(view: View, address: str) -> xr.Dataset:

@@ -3,8 +3,8 @@
 `CrashSafeFile` is a Python file object for h5py's ``fileobj`` driver. It knows the committed end:
 what HDF5 writes beyond goes straight to the file, where nobody looks yet; what HDF5 overwrites
 before it stays in memory until `CrashSafeFile.commit` has put the differences into the journal.
-This module takes no locks, does not know what the file holds beyond its state block, and syncs
-nothing inside an HDF5 callback.
+This module takes no locks, does not know what the file holds beyond its state block, and waits
+for no sync inside an HDF5 callback.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from neurostore.journal import (
 from neurostore.names import beside
 from neurostore.osio import IO, Durability, OsIO, read_all, write_all
 from neurostore.overlay import PAGE, View
+from neurostore.writeout import WriteOut
 
 __all__ = ["LARGE_CACHE", "CrashSafeFile", "open_h5", "resize_cache"]
 
@@ -101,6 +102,7 @@ class CrashSafeFile(View):
         io = io or OsIO()
         super().__init__(os.path.realpath(os.fspath(path)), os.O_RDWR, io)
         self._pwrite = io.pwrite
+        self._ahead = WriteOut(io, self._fd)
         #: Up to where anything was handed to the system since the last commit.
         self._written_to = 0
         self._journal_path = beside(self.path, "-journal")
@@ -204,6 +206,8 @@ class CrashSafeFile(View):
         self._written_to = max(self._written_to, start + len(data))
         if self._pwrite(self._fd, data, start) != len(data):
             write_all(self._io, self._fd, memoryview(data), start)
+        if self.durability == "power":
+            self._ahead.wrote(len(data))
 
     def truncate(self, size: int | None = None) -> int:
         """Note where HDF5 sees the end of the file; the file itself follows in `commit`."""
@@ -318,6 +322,9 @@ class CrashSafeFile(View):
         """Bring the bytes behind the old end, and the commit before, to the medium."""
         self._doing = "extending the file"
         self._spill()
+        self._doing = "syncing appended data"
+        self._ahead.wait()
+        self._doing = "extending the file"
         if self._io.size(self._fd) != journal.new_end:
             self._io.truncate(self._fd, journal.new_end)
         if self.durability == "power":
@@ -405,6 +412,11 @@ class CrashSafeFile(View):
         The HDF5 file has been closed before: what it still wrote then is forgotten too.
         """
         self._own()
+        try:
+            self._ahead.wait()
+        except OSError as error:  # the commit before may be among what did not reach the medium
+            self._keep("syncing the file", error)
+            self.check()
         self._changed.clear()
         self._tail.clear()
         self._written_to = 0
@@ -463,6 +475,8 @@ class CrashSafeFile(View):
     def release(self) -> None:
         """Close the descriptors; after `abandon` and the closing of the HDF5 file."""
         self._close_journal()
+        with contextlib.suppress(OSError):  # the journal stays
+            self._ahead.wait()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             self._io.close(fd)

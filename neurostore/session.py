@@ -34,6 +34,7 @@ from neurostore.errors import (
     StoreExistsError,
     StoreNotFoundError,
 )
+from neurostore.filters import Ahead
 from neurostore.openfile import OpenFile
 from neurostore.osio import IO
 from neurostore.reading import Part
@@ -78,11 +79,12 @@ class Session(OpenFile):
         layout: Layout,
         taken: Taken,
         growth: Growth | None = None,
+        ahead: Ahead | None = None,
     ) -> str:
         """Write one record, inside :meth:`writing`; return its id.
 
         ``taken`` tells of ids that were given elsewhere in the series.  With ``growth``, what lies
-        along the growing dimension is left to :meth:`grow`.
+        along the growing dimension is left to :meth:`grow`.  ``ahead`` is what was begun of it.
         """
         assert self._writer is not None
         assert self._stamper is not None
@@ -99,6 +101,7 @@ class Session(OpenFile):
                 kind.elastic,
                 held.state["dimensions"],
                 growth,
+                ahead,
             )
             held.take_numbers(done.dimensions)
             stored += done.bytes

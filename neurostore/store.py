@@ -39,7 +39,7 @@ from neurostore.osio import IO, Durability
 from neurostore.page import Page, Section
 from neurostore.recording import CommitEvery, Recorder, Target, append, recorder
 from neurostore.session import Session, again, attach, release
-from neurostore.stencil import Layout
+from neurostore.stencil import Layout, begun
 from neurostore.times import TimeLike
 from neurostore.views import Origin, View
 
@@ -325,8 +325,11 @@ class Store(Kept):
             Names everything that keeps ``ds`` from being a record; the file is as it was.
         """
         record = ds if isinstance(ds, records.Record) else records.examine(ds)
-        with self._writing() as session:
-            return session.put(record, self._layout, series.given_elsewhere(session))
+        # Begun before the file is opened and locked: both take a while, and other processors idle.
+        ahead = begun(record.pieces, self._layout, record.kind.elastic)
+        with ahead, self._writing() as session:
+            taken = series.given_elsewhere(session)
+            return session.put(record, self._layout, taken, ahead=ahead)
 
     def store_tree(self, tree: xr.DataTree | Mapping[str, records.Record]) -> dict[str, str]:
         """Store every record node of ``tree`` in one commit; return the ids by node path."""
@@ -475,7 +478,9 @@ class Store(Kept):
 
     # -- asking --------------------------------------------------------------------------------
 
-    def retrieve(self, record_id: str, *, chunks: Chunks = None) -> xr.Dataset:
+    def retrieve(
+        self, record_id: str, *, chunks: Chunks = None, load: bool | str = False
+    ) -> xr.Dataset:
         """Return a record as a labelled Dataset whose values are read when they are asked for.
 
         Parameters
@@ -486,6 +491,9 @@ class Store(Kept):
             None: values are read when they are asked for. Else they are dask arrays: ``{}`` in
             whole stored chunks of about 8 MiB, ``"auto"`` of about dask's ``array.chunk-size``,
             or sizes by dimension. It needs the extra ``dask``.
+        load
+            Read all values now: faster than ``.load()``, which takes one variable after another.
+            The name of a kind: only if the record is of it. Not together with `chunks`.
 
         Raises
         ------
@@ -494,7 +502,12 @@ class Store(Kept):
         AmbiguousRecordError
             Several records of a file that others wrote have it; an address decides.
         """
-        return chunked(self._ask(querying.retrieve, record_id), chunks)
+        if load and chunks is not None:
+            raise ValidationError(
+                f"chunks={chunks!r} asks for values later, load={load!r} for values now; "
+                "expected one of the two"
+            )
+        return chunked(self._ask(querying.retrieve, record_id, load), chunks)
 
     def ids(
         self,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -25,6 +26,7 @@ from numcodecs.fletcher32 import Fletcher32
 import neurostore
 from neurostore.errors import DamagedError, ValidationError
 from neurostore.filters import (
+    Ahead,
     Pipeline,
     check_options,
     choose,
@@ -37,6 +39,7 @@ from neurostore.filters import (
 from neurostore.filters.checksum import fletcher32
 from neurostore.filters.choosing import Choice
 from neurostore.filters.encoders import ISAL, RLE, Encoder, libdeflate, zng
+from neurostore.filters.threads import Stream
 
 DTYPES = ["?", "i1", "u2", ">i4", "<i8", "u8", "f2", "f4", ">f8", "f8", "c8", "c16", "S1"]
 SMALL_CHUNKS = 1
@@ -748,6 +751,35 @@ def test_many_datasets_are_read_as_one_by_one(tmp_path: Path) -> None:
         )
     for (name, key), out in zip(wanted, outs, strict=True):
         same(out, np.asarray(arrays[name][key or ()]))
+
+
+def test_arrays_begun_ahead_are_what_they_are_alone(h5file: h5py.File) -> None:
+    noise, few = np.random.default_rng(1).random((400, 300)), np.arange(9.0)
+    wanted = {"a": noise, "few": few, "b": noise.T, "c": np.arange(99_999) % 5, "again": noise}
+    with Ahead(wanted.values(), "gzip", 6, 64) as ahead:
+        for name, array in wanted.items():
+            alone = choose(array, "gzip", 6, 64)
+            pipeline = ahead.pipeline(array) or alone
+            assert pipeline == alone
+            assert ahead.has(array) == (array is not few)
+            dataset = created(h5file, array, pipeline, name)
+            sums: tuple[list[Any], list[Any]] = [], []
+            stored = write(dataset, array, pipeline, sums[0], ahead.take(array))
+            other = created(h5file, array, alone, f"{name} alone")
+            assert write(other, array, alone, sums[1]) == stored
+            assert sums[0] == sums[1]
+            same(read(dataset), array)
+    with Ahead(wanted.values(), "lzf", None, 64) as ahead:  # HDF5 encodes that
+        assert not any(map(ahead.has, wanted.values()))
+
+
+def test_what_is_begun_in_vain_is_over_at_the_end() -> None:
+    counted: list[int] = []
+    with closing(Stream(counted.append, zip(range(1_000)), 40)) as stream:
+        next(stream)
+    done = len(counted)
+    assert 1 <= done <= 42
+    assert counted == list(range(done))
 
 
 def test_an_array_that_does_not_fit_is_refused(h5file: h5py.File) -> None:

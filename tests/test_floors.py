@@ -34,6 +34,7 @@ FLOORS = {
     "h5attrs": 1,
     "records": 1.5,
     "safefile": 1.5,
+    "writeout": 1,
     "content": 2.25,
     "filters": 2,
     "rawcopy": 2.25,

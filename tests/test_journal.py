@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
@@ -512,6 +513,50 @@ def test_read_error_is_kept_for_check(path: Path) -> None:
     with pytest.raises(WriteError, match="read failed: EIO"):
         writer.file.check()
     writer.abandon()
+
+
+class LateSyncs(OsIO):
+    """Syncs fail once in another thread than the test's, where the file is synced ahead."""
+
+    def __init__(self) -> None:
+        self.own = threading.get_ident()
+        self.ahead = 0
+
+    def sync(self, fd: int) -> None:  # type: ignore[override]
+        if threading.get_ident() != self.own:
+            self.ahead += 1
+            if self.ahead == 1:
+                raise OSError(errno.EIO, "no")
+        OsIO.sync(fd)
+
+
+def large(h5file: h5py.File) -> None:
+    h5file["records"].create_dataset("large", data=np.arange(200_000.0), chunks=(10_000,))
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_an_error_of_a_sync_ahead_is_not_lost(path: Path, end: str) -> None:
+    """The system tells of it once: the sync of the commit itself succeeds."""
+    before = read(path)
+    io = LateSyncs()
+    writer = Writer(path, io=io)
+    large(writer.h5)
+    with pytest.raises(WriteError, match=r"sync.* failed: EIO"):
+        getattr(writer, end)()
+    assert io.ahead == 1
+    writer.abandon()
+    assert read(path) == before
+    recover(path, settle=True)
+    assert read(path) == before
+
+
+def test_what_is_kept_for_the_process_is_not_synced_ahead(path: Path) -> None:
+    io = LateSyncs()
+    writer = Writer(path, io=io, durability="process")
+    large(writer.h5)
+    assert writer.commit()
+    writer.close()
+    assert io.ahead == 0
 
 
 # -- the file object -------------------------------------------------------------------------------

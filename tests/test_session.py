@@ -17,7 +17,7 @@ import xarray as xr
 
 import neurostore
 from neurostore import catalogue_file, schema
-from neurostore.errors import RecordNotFoundError, StoreError
+from neurostore.errors import RecordNotFoundError, StoreError, ValidationError
 
 
 def train(count: int, timestamp: float, **options: object) -> xr.Dataset:
@@ -296,3 +296,23 @@ def test_what_a_failed_batch_showed_is_not_read_from_the_next_record(path: Path)
         assert store.store(made) == first
         with pytest.raises(RecordNotFoundError):
             seen.load()
+
+
+def test_a_record_read_at_once_is_what_it_is_lazily(path: Path) -> None:
+    rng = np.random.default_rng(2)
+    weights = rng.random((300, 300)).astype("f2")  # float32 on disk
+    ds = neurostore.network_snapshot(
+        rng.integers(0, 2, (300, 300)), weights, np.ones(300), timestamp=1.0
+    )
+    ds = ds.assign_coords(cell_type=("neuron", np.array(["a", "bc"] * 150)))
+    with neurostore.open(path) as store:
+        record = store.store(ds)
+        lazily, at_once = store.retrieve(record), store.retrieve(record, load="network_snapshot")
+        other = store.retrieve(record, load="spike_train")
+        xr.testing.assert_identical(at_once, lazily.load())
+        assert at_once.weights.dtype == np.float16
+        with pytest.raises(ValidationError, match="one of the two"):
+            store.retrieve(record, chunks={}, load=True)
+        store.cleanup(1, model_time=True)
+        with pytest.raises(RecordNotFoundError):  # it was left lazy
+            other.load()

@@ -23,6 +23,8 @@ from .encoders import Encoder, libdeflate
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CODECS = ("gzip", "lzf", "szip", "zstd")
+#: What this package encodes itself.
+CHUNKED_HERE = (None, "gzip", "zstd")
 #: Number of Zstandard in the HDF Group's list of registered filters.
 ZSTD = 32015
 COMPACT_BYTES = 1024
@@ -106,7 +108,7 @@ class Pipeline:
     @property
     def by_hand(self) -> bool:
         """Whether this module, and not HDF5, encodes the chunks."""
-        return self.chunks is not None and self.codec in (None, "gzip", "zstd")
+        return self.chunks is not None and self.codec in CHUNKED_HERE
 
     @property
     def packing(self) -> Choice:

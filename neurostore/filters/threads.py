@@ -6,11 +6,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from itertools import islice
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_THREADED_BYTES = 256 * 1024
+#: Less than this is not worth a thread.
+THREADED_BYTES = 256 * 1024
 _IN_FLIGHT_BYTES = 64 * 1024 * 1024
 
 _pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -31,29 +34,62 @@ def _threads() -> ThreadPoolExecutor:
     return _pool[1]
 
 
+class Stream(Iterator[T]):
+    """Results of ``function(*item)`` in order, made by threads from the moment this is made.
+
+    Parameters
+    ----------
+    function, items
+        What is called, and with what.
+    ahead : int
+        How many calls are handed to the threads before the first result is taken.
+    """
+
+    def __init__(
+        self, function: Callable[..., T], items: Iterable[tuple[Any, ...]], ahead: int
+    ) -> None:
+        self._function = function
+        self._items = iter(items)
+        self._ahead = ahead
+        self._pending: deque[Future[T]] = deque()
+        self._top_up()
+
+    def __next__(self) -> T:
+        if not self._pending:
+            raise StopIteration
+        first = self._pending.popleft()
+        try:
+            self._top_up()
+            return first.result()
+        except BaseException:
+            self._pending.append(first)  # to be waited for
+            raise
+
+    def _top_up(self) -> None:
+        for item in islice(self._items, self._ahead - len(self._pending)):
+            self._pending.append(submitted(self._function, item))
+
+    def close(self) -> None:
+        """Wait: nobody may still read a file or fill an array that the caller has given up."""
+        wait([future for future in self._pending if not future.cancel()])
+        self._pending.clear()
+
+
 def each(
     function: Callable[..., T], items: Iterable[tuple[Any, ...]], nbytes: int, chunk_bytes: int
 ) -> Iterator[T]:
     """Yield ``function(*item)`` in order; from threads, some chunks ahead, if it is much work."""
-    if nbytes <= _THREADED_BYTES or nbytes <= chunk_bytes:
+    if nbytes <= THREADED_BYTES or nbytes <= chunk_bytes:
         yield from (function(*item) for item in items)
         return
     workers = cores()
     ahead = max(workers, min(8 * workers, _IN_FLIGHT_BYTES // max(1, chunk_bytes)))
-    pending: deque[Future[T]] = deque()
-    try:
-        for item in items:
-            pending.append(_submitted(function, item))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        # Nobody may still read a file or fill an array that the caller has given up.
-        wait([future for future in pending if not future.cancel()])
+    with closing(Stream(function, items, ahead + 1)) as stream:
+        yield from stream
 
 
-def _submitted(function: Callable[..., T], item: tuple[Any, ...]) -> Future[T]:
+def submitted(function: Callable[..., T], item: tuple[Any, ...]) -> Future[T]:
+    """Hand a call to the threads."""
     try:
         return _threads().submit(function, *item)
     except RuntimeError:

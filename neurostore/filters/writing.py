@@ -23,6 +23,8 @@ from .threads import each
 Slices = tuple[slice, ...]
 #: Offset and checksum of a chunk: the last four of its stored bytes.
 Checksum = tuple[tuple[int, ...], bytes]
+#: Offset and stored bytes of a chunk.
+Encoded = tuple[tuple[int, ...], Any]
 
 
 def write(
@@ -30,6 +32,7 @@ def write(
     array: Array | Blocks,
     pipeline: Pipeline,
     checksums: list[Checksum] | None = None,
+    made: Iterator[Encoded] | None = None,
 ) -> int:
     """Write a whole array into a dataset that was created with the pipeline.
 
@@ -48,6 +51,8 @@ def write(
         What the dataset was created with.
     checksums : list, optional
         Takes the offset and the Fletcher32 of every chunk that is written.
+    made : iterator, optional
+        The chunks, where they are encoded already, or being so.
 
     Returns
     -------
@@ -65,6 +70,8 @@ def write(
             checksums += _of_hdf5(dataset)
         return int(dataset.get_storage_size())
     assert pipeline.chunks is not None
+    if made is not None:
+        return _hand_over(dataset, (0,) * array.ndim, made, checksums)
     data = single_chunk(array, pipeline)
     if data is not None:
         dataset.write_direct_chunk((0,) * array.ndim, data)
@@ -84,14 +91,23 @@ def _write_tiles(
     """Write the chunks of an array that begins at ``start`` of the dataset."""
     assert pipeline.chunks is not None
 
-    def encode(offset: tuple[int, ...], tile: Slices) -> tuple[tuple[int, ...], Any]:
-        return offset, _encoded(array[tile], pipeline)
+    def encode(offset: tuple[int, ...], tile: Slices) -> Encoded:
+        return offset, encoded(array[tile], pipeline)
 
-    stored = 0
     chunk_bytes = math.prod(pipeline.chunks) * array.itemsize
-    for inner, data in each(
-        encode, _tiles(array.shape, pipeline.chunks), array.nbytes, chunk_bytes
-    ):
+    made = each(encode, tiles(array.shape, pipeline.chunks), array.nbytes, chunk_bytes)
+    return _hand_over(dataset, start, made, checksums)
+
+
+def _hand_over(
+    dataset: h5py.h5d.DatasetID,
+    start: tuple[int, ...],
+    made: Iterator[Encoded],
+    checksums: list[Checksum] | None,
+) -> int:
+    """Write chunks as they come, each at its offset from ``start``; return their bytes."""
+    stored = 0
+    for inner, data in made:
         offset = tuple(map(add, start, inner))
         dataset.write_direct_chunk(offset, data)
         stored += len(data)
@@ -148,7 +164,7 @@ def single_chunk(array: Array | Blocks, pipeline: Pipeline) -> Any:
         return None
     if any(n > chunk for n, chunk in zip(array.shape, pipeline.chunks, strict=True)):
         return None
-    return _encoded(array, pipeline)
+    return encoded(array, pipeline)
 
 
 def _of_hdf5(dataset: h5py.h5d.DatasetID) -> Iterator[Checksum]:
@@ -158,7 +174,7 @@ def _of_hdf5(dataset: h5py.h5d.DatasetID) -> Iterator[Checksum]:
         yield offset, dataset.read_direct_chunk(offset)[1][-4:]
 
 
-def _tiles(
+def tiles(
     shape: tuple[int, ...], chunks: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], Slices]]:
     """Offset of every chunk and its part of the array."""
@@ -167,7 +183,7 @@ def _tiles(
         yield offset, tuple(slice(o, o + c) for o, c in zip(offset, chunks, strict=True))
 
 
-def _encoded(block: Array, pipeline: Pipeline) -> Any:
+def encoded(block: Array, pipeline: Pipeline) -> Any:
     """Make the stored bytes of one chunk; HDF5 stores whole chunks, so edges are filled up.
 
     Every filter of the pipeline is applied, even where deflate does not shrink: HDF5 2.0 forgets
