@@ -21,6 +21,7 @@ from neurostore import types
 from neurostore.errors import RefusedError
 
 __all__ = [
+    "AsStoredArray",
     "Held",
     "Missing",
     "Place",
@@ -111,12 +112,16 @@ class Place:
 
     def within(self, key: Key | None) -> Key:
         """Return a key that selects the same where the dataset has grown since."""
-        taken = key or ()
-        rest = (slice(None),) * (len(self.shape) - len(taken))
-        return tuple(
-            slice(*part.indices(size)) if isinstance(part, slice) else part
-            for part, size in zip((*taken, *rest), self.shape, strict=True)
-        )
+        return _within(key or (), self.shape)
+
+
+def _within(key: Key, shape: Sequence[int]) -> Key:
+    """Return a key with its slices cut to a shape, for whatever has another one meanwhile."""
+    rest = (slice(None),) * (len(shape) - len(key))
+    return tuple(
+        slice(*part.indices(size)) if isinstance(part, slice) else part
+        for part, size in zip((*key, *rest), shape, strict=True)
+    )
 
 
 def fill(
@@ -240,6 +245,38 @@ class StoredArray(_Adapted):
             band = slice(start, min(start + step, len(whole)))
             whole[band] = self._place.read((band,) + (slice(None),) * (whole.ndim - 1))
         return whole
+
+
+class AsStoredArray(_Adapted):
+    """One dataset with its values as they are on disk; texts of varying length are str."""
+
+    def __init__(
+        self,
+        source: Source,
+        address: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        chunks: tuple[int, ...] | None = None,
+    ) -> None:
+        self._source = source
+        self._address = address
+        self._chunks = chunks
+        self.shape = shape
+        self.dtype = dtype
+
+    def _get(self, key: Key) -> np.ndarray[Any, Any]:
+        values = self._source.read(self._address, _within(key, self.shape))
+        if self.dtype.kind != "O":
+            return values
+        texts = np.empty(values.size, self.dtype)
+        for number, item in enumerate(values.flat):
+            is_text = isinstance(item, bytes)
+            texts[number] = item.decode("utf-8", "surrogateescape") if is_text else item
+        return texts.reshape(values.shape)
+
+    def seams(self) -> tuple[Seams, ...]:
+        """Return the stored chunks, or all of what is stored in one piece."""
+        return self._chunks or self.shape
 
 
 class StackedArray(_Adapted):

@@ -32,7 +32,13 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         self,
         filename_or_obj: str | os.PathLike[str],
         *,
+        mask_and_scale: Any = None,
+        decode_times: Any = None,
+        concat_characters: Any = None,
+        decode_coords: Any = None,
         drop_variables: str | Iterable[str] | None = None,
+        use_cftime: Any = None,
+        decode_timedelta: Any = None,
         group: str | None = None,
         kind: str | None = None,
         start: TimeLike | None = None,
@@ -47,10 +53,15 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         filename_or_obj
             Path of the file, a pattern such as ``"runs/*.h5"``, or a list of files; of a series
             the newest.
+        mask_and_scale, decode_times, concat_characters, decode_coords, use_cftime, decode_timedelta
+            As for `xarray.open_dataset`, with ``group``.  What other tools wrote is decoded by
+            xarray's rules; a record is decoded by neurostore's, exactly, unless one of these is
+            given: then by xarray's, as ``engine="h5netcdf"`` would.
         drop_variables
             Names to leave out.
         group
-            Address of a record's part, such as ``"spike_trains/raw_data/train_12.5"``.
+            Address of a record's part, such as ``"spike_trains/raw_data/train_12.5"``, or of a
+            group that another tool wrote.
         kind, start, end, name
             Narrow the catalogue; all but the first narrow a range, too.
         range
@@ -59,15 +70,33 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         Raises
         ------
         ValidationError
-            ``range`` is given together with ``group`` or ``kind``.
+            ``range`` is given together with ``group`` or ``kind``, the group is no str, or there is
+            nothing to decode.
         """
+        decoding = _given(
+            mask_and_scale=mask_and_scale,
+            decode_times=decode_times,
+            concat_characters=concat_characters,
+            decode_coords=decode_coords,
+            use_cftime=use_cftime,
+            decode_timedelta=decode_timedelta,
+        )
+        if group is not None and not isinstance(group, str):
+            raise ValidationError(f"the group is {group!r}; it must be a string, an address")
         store = _opened(filename_or_obj)
-        if range is not None:
+        if range is None and group is not None and group.strip("/"):
+            ds = store.open_group(group, set_indexes=False, **decoding)
+            if "unlimited_dims" not in ds.encoding:  # what xarray decoded says its own chunks
+                ds = with_preferred(ds)
+        elif any(decoding.values()):  # decode_cf=False sets all of them, where none matters
+            raise ValidationError(
+                f"{filename_or_obj}: {', '.join(decoding)}: only what stands in a group is "
+                "encoded; name it by group="
+            )
+        elif range is not None:
             if group is not None or kind is not None:
                 raise ValidationError("range= names the kind; leave out group= and kind=")
             ds = with_preferred(store.range(range, start, end, name=name))
-        elif group is not None and group.strip("/"):
-            ds = with_preferred(store.open_group(group))
         else:
             ds = store.catalogue(kind, start, end, name=name)
         return _without(ds, drop_variables)
@@ -82,6 +111,7 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         start: TimeLike | None = None,
         end: TimeLike | None = None,
         name: str | None = None,
+        **decoding: Any,
     ) -> dict[str, xr.Dataset]:
         """Return the records' parts by address; the root is empty.
 
@@ -93,9 +123,13 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
             Only what stands there and below; it becomes the root.
         kind, start, end, name
             Only these records.
+        **decoding
+            The options of decoding of `open_dataset`.
         """
         store = _opened(filename_or_obj)
         found = store.tree(kind, start, end, name=name)
+        if decoding := _given(**decoding):
+            found = {one: store.open_group(one, set_indexes=False, **decoding) for one in found}
         root = xr.Dataset()
         root.encoding["source"] = str(store.path)
         groups = {f"/{address}": _without(ds, drop_variables) for address, ds in found.items()}
@@ -119,6 +153,11 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         except (OSError, ValueError):
             return False
         return head.startswith(_SIGNATURE) and b"engine='neurostore'" in head
+
+
+def _given(**decoding: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in decoding.items() if value is not None}
 
 
 def _opened(path: object) -> Store:

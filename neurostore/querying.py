@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -169,8 +169,8 @@ def retrieve(view: View, record_id: str, load: bool | str = False) -> xr.Dataset
         return _from(str(origin.session.path), ds)
 
 
-def open_group(view: View, address: str) -> xr.Dataset:
-    """Return what stands at one address of the tree, lazily."""
+def open_group(view: View, address: str, decoding: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Return what stands at one address of the tree, lazily; see `Session.open_group`."""
     plain = address.strip("/")
     parent = plain.rpartition("/")[0]
     is_record = any(part.path == parent for kind in KINDS.values() for part in kind.parts)
@@ -178,7 +178,7 @@ def open_group(view: View, address: str) -> xr.Dataset:
     if located is not None:
         origin, (volume, entry) = located
         with volume.open() as member:
-            ds = member.open_group(f"{parent}/{entry.id}")
+            ds = member.open_group(f"{parent}/{entry.id}", decoding)
         ds.encoding["source"] = str(origin.session.path)
         return ds
     several = [origin.session for origin in view.origins if origin.session.has_group(plain)]
@@ -187,7 +187,7 @@ def open_group(view: View, address: str) -> xr.Dataset:
         raise AmbiguousRecordError(f"/{plain} stands in several files; open one of {places}")
     if not several and view.is_joint:
         raise RecordNotFoundError(f"{view}: nothing stands at /{plain}; tree() lists the addresses")
-    return (several or [view.origins[0].session])[0].open_group(plain)
+    return (several or [view.origins[0].session])[0].open_group(plain, decoding)
 
 
 def _from(source: str | list[str], ds: xr.Dataset) -> xr.Dataset:

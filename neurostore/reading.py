@@ -7,7 +7,7 @@ reads structure and attributes; values are left to the lazy arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,11 @@ from neurostore.records import LINK_ATTR
 from neurostore.scales import address_of, attached, referrers
 from neurostore.schema import Kind
 
-__all__ = ["Part", "dataset", "look", "record"]
+__all__ = ["NON_COORD", "Item", "Part", "dataset", "items_of", "look", "record"]
 
 _BARE = b"This is a netCDF dimension but not a netCDF variable"
-_NON_COORD = "_nc4_non_coord_"
+#: Before the name of a variable that is named like a dimension and holds no labels of it.
+NON_COORD = "_nc4_non_coord_"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class Item:
     """One dataset of a group, before its dimensions are known by name."""
 
     link: bytes
@@ -89,9 +90,7 @@ def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> P
     if isinstance(found, h5d.DatasetID):
         guard.check_dataset(found, path)
         return _look_at_leaf(found, path, source, kind)
-    opened = _opened(parent, found, path)
-    items = [_item(link, item) for link, item in opened if isinstance(item, h5d.DatasetID)]
-    dims = _dimensions(items, kind)
+    items, dims = items_of(parent, found, path, kind)
     group_attrs = h5attrs.read_all(found)
     listed = str(dict(group_attrs).get("coordinates", "")).split()
     variables: dict[str, xr.Variable] = {}
@@ -109,6 +108,34 @@ def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> P
     if kind is not None:
         coordinates |= {row.name for row in kind.variables if row.coordinate} & variables.keys()
     return Part(variables, frozenset(coordinates), attrs, places)
+
+
+def items_of(
+    parent: h5g.GroupID, group: h5g.GroupID, path: str, kind: Kind | None
+) -> tuple[list[Item], dict[bytes, tuple[str, ...]]]:
+    """Return the datasets of the group at ``path``, and the dimensions of each by its link.
+
+    Raises
+    ------
+    RefusedError
+        Something there leads elsewhere.
+    """
+    opened = _opened(parent, group, path)
+    items = [_item(link, item) for link, item in opened if isinstance(item, h5d.DatasetID)]
+    return items, _dimensions(items, kind, lambda: _scales_above(parent, path))
+
+
+def _scales_above(root: h5g.GroupID, path: str) -> dict[int, str]:
+    """Return the dimensions that a group has from those around it, by address; inner ones win."""
+    above: dict[int, str] = {}
+    parts = path.split("/")[:-1]
+    for depth in range(len(parts) + 1):
+        group = h5g.open(root, "/".join(parts[:depth]).encode()) if depth else root
+        for link in group:
+            item = h5o.open(group, link) if guard.is_hard(group, link) else None
+            if isinstance(item, h5d.DatasetID) and h5ds.is_scale(item):
+                above[address_of(item)] = link.decode()
+    return above
 
 
 def _opened(
@@ -157,19 +184,38 @@ def _record_attrs(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return types.attrs_from_stored((k, v) for k, v in found if k.encode() not in _STAMPED)
 
 
-def _item(link: bytes, dataset: h5d.DatasetID) -> _Item:
+def _item(link: bytes, dataset: h5d.DatasetID) -> Item:
     is_scale = bool(h5ds.is_scale(dataset))
     bare = is_scale and h5ds.get_scale_name(dataset).startswith(_BARE)
     address = address_of(dataset)
     attrs = dict(h5attrs.read_all(dataset))
     name = str(attrs.get(LINK_ATTR, link.decode()))
-    return _Item(link, name, dataset, address, is_scale, bare, dataset.rank, attrs)
+    return Item(link, name, dataset, address, is_scale, bare, dataset.rank, attrs)
 
 
-def _dimensions(items: Sequence[_Item], kind: Kind | None) -> dict[bytes, tuple[str, ...]]:
+class _Scales:
+    """Names of scales by address: those of a group, and if need be of the groups around it."""
+
+    def __init__(self, own: Mapping[int, str], above: Callable[[], dict[int, str]]) -> None:
+        self._known = dict(own)
+        self._above: Callable[[], dict[int, str]] | None = above
+
+    def of(self, dataset: h5d.DatasetID, axis: int) -> str | None:
+        """Return the name of the scale that a dataset says its axis has, or None."""
+        found = attached(dataset, axis)
+        if found is not None and found not in self._known and self._above is not None:
+            self._known = self._above() | self._known
+            self._above = None
+        return None if found is None else self._known.get(found)
+
+
+def _dimensions(
+    items: Sequence[Item], kind: Kind | None, above: Callable[[], dict[int, str]]
+) -> dict[bytes, tuple[str, ...]]:
     """Names of the dimensions of every dataset, by the scales attached to it.
 
-    Scales are matched by object address, and asked first: see ``neurostore.scales``.
+    Scales are matched by object address, and asked first: see ``neurostore.scales``.  Those of
+    the groups around are looked up with ``above`` where one is missing.
     """
     by_address = {item.address: item.name for item in items if item.is_scale}
     told = {
@@ -185,8 +231,9 @@ def _dimensions(items: Sequence[_Item], kind: Kind | None) -> dict[bytes, tuple[
         if any(item.is_scale and item.rank > 1 for item in items)
         else {}
     )
-    dims = {item.link: _dims_of(item, told, by_address, by_number) for item in items}
-    bare_names = {item.link.decode().removeprefix(_NON_COORD): item for item in items}
+    scales = _Scales(by_address, above)
+    dims = {item.link: _dims_of(item, told, scales, by_number) for item in items}
+    bare_names = {item.link.decode().removeprefix(NON_COORD): item for item in items}
     if any(None in found for found in dims.values()):
         defaults = default_dims({name: it.dataset.shape for name, it in bare_names.items()}, kind)
         for name, item in bare_names.items():
@@ -198,9 +245,9 @@ def _dimensions(items: Sequence[_Item], kind: Kind | None) -> dict[bytes, tuple[
 
 
 def _dims_of(
-    item: _Item,
+    item: Item,
     told: Mapping[tuple[int, int], str],
-    by_address: Mapping[int, str],
+    scales: _Scales,
     by_number: Mapping[int, str],
 ) -> tuple[str | None, ...]:
     if item.is_scale:
@@ -211,14 +258,8 @@ def _dims_of(
             return (item.name, *(None,) * (item.rank - 1))
         return tuple(by_number.get(int(number)) for number in numbers)
     return tuple(
-        told.get((item.address, axis)) or _scale_of(item.dataset, axis, by_address)
-        for axis in range(item.rank)
+        told.get((item.address, axis)) or scales.of(item.dataset, axis) for axis in range(item.rank)
     )
-
-
-def _scale_of(dataset: h5d.DatasetID, axis: int, by_address: Mapping[int, str]) -> str | None:
-    found = attached(dataset, axis)
-    return None if found is None else by_address.get(found)
 
 
 def default_dims(
@@ -245,7 +286,7 @@ def _look_at_leaf(dataset: h5d.DatasetID, path: str, source: Source, kind: Kind 
     """Take a bare dataset for the first variable of its kind, its attributes for the record's."""
     name = kind.variables[0].name if kind is not None else path.rsplit("/", 1)[-1]
     attrs = h5attrs.read_all(dataset)
-    item = _Item(name.encode(), name, dataset, 0, False, False, dataset.rank, {})
+    item = Item(name.encode(), name, dataset, 0, False, False, dataset.rank, {})
     dims = default_dims({name: dataset.shape}, kind)[name]
     places: dict[str, Place] = {}
     variables = {name: _variable(item, path, dims, source, places)}
@@ -253,7 +294,7 @@ def _look_at_leaf(dataset: h5d.DatasetID, path: str, source: Source, kind: Kind 
 
 
 def _variable(
-    item: _Item, address: str, dims: tuple[str, ...], source: Source, places: dict[str, Place]
+    item: Item, address: str, dims: tuple[str, ...], source: Source, places: dict[str, Place]
 ) -> xr.Variable:
     stored = item.dataset.dtype
     attrs = dict(item.attrs)
@@ -268,7 +309,7 @@ def _variable(
     return lazy(dims[: len(place.shape)], StoredArray(place), shown)
 
 
-def _variable_text(item: _Item, address: str, dims: tuple[str, ...]) -> xr.Variable:
+def _variable_text(item: Item, address: str, dims: tuple[str, ...]) -> xr.Variable:
     """Strings of varying length, which only other people write: read at once, as text."""
     raw = np.empty(item.dataset.shape, item.dataset.dtype)
     try:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from neurostore import osio, reading, salvage, schema, tree
+from neurostore import foreign, osio, reading, salvage, schema, tree
 from neurostore.arrays import Key, Place, Wanted
 from neurostore.catalogue import Catalogue, Entry, Taken
 from neurostore.damage import naming_damage
@@ -244,15 +244,7 @@ class Session(OpenFile):
         """Return the parts of a record; those of a known structure without opening a variable."""
         held = self._catalogue_for(h5file)
         row = held.tables[entry.kind.name].rows[entry.row]
-        source = RecordSource(
-            str(self.path),
-            held.file_id,
-            entry.id,
-            entry.serial,
-            # Of a batch that may come to nothing: looked up whenever it is read.
-            held.state["epoch"] if held.is_written(entry) else -1,
-            self.max_variable_bytes,
-        )
+        source = self._source(held, entry)
         trusted = self.is_untouched() and entry.serial >= held.state["trusted_from"]
         code = int(row["structure"]) if trusted else 0
         known = self._templates.get(code) if code else None
@@ -280,8 +272,24 @@ class Session(OpenFile):
                 self._templates[code] = found
             return {f"{path}/{entry.id}": part for path, part in found.items()}
 
-    def open_group(self, address: str) -> xr.Dataset:
-        """Return what stands at one address of the tree, lazily."""
+    def _source(self, held: Catalogue, entry: Entry | None) -> RecordSource:
+        """Return where the values of a record, or of what is none, are read from."""
+        # Of a batch that may come to nothing: looked up whenever it is read.
+        settled = entry is None or held.is_written(entry)
+        return RecordSource(
+            str(self.path),
+            held.file_id,
+            entry.id if entry is not None else "",
+            entry.serial if entry is not None else -1,
+            held.state["epoch"] if settled else -1,
+            self.max_variable_bytes,
+        )
+
+    def open_group(self, address: str, decoding: Mapping[str, Any] | None = None) -> xr.Dataset:
+        """Return what stands at one address of the tree, lazily; of others without indexes.
+
+        With ``decoding``, a part of a record is decoded by xarray like what others wrote.
+        """
         plain = address.strip("/")
         kind = _kind_at(plain)
         with self.reading() as h5file, naming_damage(f"{self.path}: /{plain}"):
@@ -291,19 +299,16 @@ class Session(OpenFile):
                 )
             held = self.catalogue
             entry = held.find(plain) if kind is not None else None
-            if entry is not None:
+            if entry is not None and not decoding:
                 ds = self.open_parts(entry)[plain]
             else:
-                source = RecordSource(
-                    str(self.path),
-                    held.file_id,
-                    "",
-                    -1,
-                    held.state["epoch"],
-                    self.max_variable_bytes,
-                )
-                part = tree.look(h5file, plain, source, kind)
-                ds = reading.dataset(part.variables, part.coordinates, part.attrs, kind)
+                source = self._source(held, entry)
+                if decoding or foreign.is_foreign(h5file.id, plain):
+                    where = str(self.path)
+                    ds = foreign.opened(h5file.id, plain, source, where, decoding or {})
+                else:
+                    part = tree.look(h5file, plain, source, kind)
+                    ds = reading.dataset(part.variables, part.coordinates, part.attrs, kind)
         ds.encoding.update(source=str(self.path), group=f"/{plain}")
         return ds
 

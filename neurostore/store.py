@@ -14,6 +14,7 @@ import xarray as xr
 
 from neurostore import (
     filters,
+    foreign,
     glance,
     querying,
     records,
@@ -588,9 +589,22 @@ class Store(Kept):
         """Return the parts of records by address, as ``xarray.DataTree.from_dict`` takes them."""
         return self._ask(querying.groups, kind, start, end, name)
 
-    def open_group(self, address: str) -> xr.Dataset:
-        """Return what stands at one address of the tree."""
-        return self._ask(querying.open_group, address)
+    def open_group(self, address: str, *, set_indexes: bool = True, **decoding: Any) -> xr.Dataset:
+        """Return what stands at one address of the tree; of others by xarray's rules.
+
+        Parameters
+        ----------
+        address
+            Of a part of a record, or of a group that another tool wrote.
+        set_indexes
+            Whether what others wrote gets indexes, for which its coordinates are read.
+        **decoding
+            ``mask_and_scale``, ``decode_times`` and the other decoding options of
+            `xarray.open_dataset`.  With any of them, a part of a record is decoded by xarray's
+            rules as well, as ``engine="h5netcdf"`` would.
+        """
+        ds = self._ask(querying.open_group, address, decoding)
+        return foreign.indexed(ds) if set_indexes else ds
 
     @contextmanager
     def h5file(self) -> Iterator[Any]:

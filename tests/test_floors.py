@@ -58,6 +58,7 @@ FLOORS = {
     "soundness": 3.75,
     "tree": 3.75,
     "combining": 3.75,
+    "foreign": 3.75,
     "salvage": 3.9,
     "registry": 3.75,
     "making": 3.9,
