@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from time import process_time
 from typing import Any
 
 import h5py
@@ -20,7 +21,7 @@ import numpy as np
 import neurostore
 from benchmarks import trains
 from benchmarks.measure import Task, duel
-from benchmarks.report import Row, Table, number, speedup, spread
+from benchmarks.report import Row, Table, number, seconds, speedup, spread
 
 NAME = "appends"
 SPIKES_PER_SECOND = 2e6
@@ -59,10 +60,17 @@ def against(folder: Path, case: Case, name: str, peer: Any) -> Iterator[Row]:
     what = f"{case.spikes:,} spikes, {name}"
     ours_at, peer_at = (folder / f"{side}-{case.spikes}-{name.split()[0]}" for side in ("a", "b"))
     with by_store(ours_at, case.spikes) as ours, peer(peer_at, case.spikes) as theirs:
-        tasks: list[Task] = [appending(append, case.spikes) for append in (ours, theirs)]
+        tasks = [Watched(appending(append, case.spikes)) for append in (ours, theirs)]
         result = duel(*tasks, rounds=case.rounds, calls=case.calls)
     yield speedup(what, result)
     if name == "HDF5 SWMR":
+        mine, other = (median(task.spent) for task in tasks)
+        yield Row(
+            f"{case.spikes:,} spikes, processor time",
+            seconds(mine),
+            seconds(other),
+            f"{number(other / mine)}x less",
+        )
         rate = case.spikes / median(result.ours)
         goal = case.spikes == 10_000
         yield Row(
@@ -84,6 +92,21 @@ def against(folder: Path, case: Case, name: str, peer: Any) -> Iterator[Row]:
         "≤ 1.5x the data",
         mine <= 1.5 * data,
     )
+
+
+class Watched:
+    """A task that notes the processor time of each call, which other processes do not change."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.spent: list[float] = []
+
+    def __call__(self, number: int) -> object:
+        """Run the task."""
+        began = process_time()
+        done = self._task(number)
+        self.spent.append(process_time() - began)
+        return done
 
 
 def appending(append: Append, spikes: int) -> Task:

@@ -30,6 +30,7 @@ __all__ = [
     "chunks_of",
     "fill",
     "of_group",
+    "opened",
     "put",
     "read",
     "shape_text",
@@ -120,7 +121,12 @@ def fill(group: h5g.GroupID, total: int) -> None:
     >>> before, after = sizes({b"x": (3,)}), sizes({b"x": (4,)})
     >>> fill(group, read(group) - before + after)  # doctest: +SKIP
     """
-    put(h5a.open(group, HASH_ATTR), total)
+    put(opened(group), total)
+
+
+def opened(group: h5g.GroupID) -> h5a.AttrID:
+    """Open the attribute that a group has for its hash."""
+    return h5a.open(group, HASH_ATTR)
 
 
 def put(attribute: h5a.AttrID, total: int) -> None:
