@@ -39,6 +39,8 @@ from neurostore.filters import (
 from neurostore.filters.checksum import fletcher32
 from neurostore.filters.choosing import Choice
 from neurostore.filters.encoders import ISAL, RLE, Encoder, libdeflate, zng
+from neurostore.filters.planes import _left_by_lz4 as planes_left
+from neurostore.filters.planes import shuffled
 from neurostore.filters.threads import Stream
 
 DTYPES = ["?", "i1", "u2", ">i4", "<i8", "u8", "f2", "f4", ">f8", "f8", "c8", "c16", "S1"]
@@ -677,6 +679,28 @@ def test_planes_are_one_plain_stream(name: str, encoder: Encoder, edge: bool) ->
         same(read(dataset), array)
         part = (slice(3, 150, 7), slice(10, 250))[: array.ndim]
         same(read(dataset, part), array[part])
+
+
+@pytest.mark.parametrize("dtype", ["f8", ">f8", "f4", "u2", "i8"])
+def test_planes_that_lz4_leaves_are_those_of_the_shuffle(dtype: str) -> None:
+    block = (np.random.default_rng(3).random((300, 200)) * 1e4).astype(dtype)
+    for form in (block, np.asfortranarray(block), np.repeat(block, 2, axis=1)[::-1, ::2]):
+        left = planes_left(form, form.shape)
+        assert bool(left) == (dtype != ">f8")  # the first bytes of which are the exponents
+        for found, plane in zip(left, shuffled(form, form.shape), strict=False):
+            assert (found == plane.reshape(-1)).all()
+    assert not planes_left(block[:7], block.shape)  # an edge is filled up
+    assert not planes_left(np.zeros((300, 200), dtype), (300, 200))
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+def test_dense_weights_are_noise_but_for_their_exponents(h5file: h5py.File, dtype: str) -> None:
+    weights = np.random.default_rng(4).normal(size=(500, 250)).astype(dtype)
+    pipeline = choose(weights, "gzip", 6, 1024)
+    assert pipeline.choice is not None
+    assert pipeline.choice.noise >= weights.itemsize - 2
+    stored = write(created(h5file, weights, pipeline), weights, pipeline)
+    assert stored < 0.97 * len(zlib.compress(weights, 6))
 
 
 def test_noise_in_the_sample_does_not_bloat_chunks_that_shrink(h5file: h5py.File) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,7 @@ def _fastest(sample: _Sample, level: int) -> Choice:
         shuffle = sizes.get(True, math.inf) <= 1.01 * smallest
         if smallest <= reference * _margin(encoder, shuffle, reference / sample.nbytes):
             if shuffle:
-                return _with_noise(sample, encoder, sizes[True], reference)
+                return _with_noise(sample, encoder, sizes[True], reference)[0]
             return Choice(False, encoder)
         if smallest <= best[0]:
             best = smallest, Choice(shuffle, encoder)
@@ -145,10 +146,11 @@ def _fastest(sample: _Sample, level: int) -> Choice:
 
 def _of_noise(sample: _Sample) -> Choice | None:
     """Decide about noise without zlib, which takes a millisecond and shrinks it no better."""
-    plain, planes = sample.plain(ISAL), sample.shuffled(ISAL)
-    if plain < 0.9 * sample.nbytes or planes > 0.97 * plain:
+    plain = sample.plain(ISAL)
+    if plain < 0.9 * sample.nbytes or sample.values.itemsize == 1:
         return None
-    return _with_noise(sample, ISAL, planes, plain)
+    choice, size = _with_noise(sample, ISAL, sample.shuffled(ISAL), plain)
+    return choice if size <= 0.97 * plain else None
 
 
 def _margin(encoder: Encoder, shuffle: bool, share: float) -> float:
@@ -168,17 +170,23 @@ def _smallest(sample: _Sample, level: int) -> Choice:
     return Choice(shuffle, encoder)
 
 
-def _with_noise(sample: _Sample, encoder: Encoder, size: float, reference: float) -> Choice:
-    """See how many of the first planes can be stored as they are, and the size still be kept."""
+def _with_noise(
+    sample: _Sample, encoder: Encoder, size: float, reference: float
+) -> tuple[Choice, float]:
+    """See how many of the first planes can be stored as they are, and the size still be kept.
+
+    The others pack better without them, each code being made for all that is packed at once.
+    """
     planes = sample.planes
-    noise = 0
-    for plane in planes[:-1]:
-        packed = len(encoder.whole(plane))
-        size += plane.size - packed
-        if packed < _NOISE_SHARE * plane.size or size > _ROOM * reference:
-            break
-        noise += 1
-    return Choice(True, encoder, noise, joint_share(planes[:noise]) if noise else 0.0)
+    shares = (len(encoder.whole(plane)) / plane.size for plane in planes[:-1])
+    noise = sum(1 for _ in takewhile(lambda share: share >= _NOISE_SHARE, shares))
+    while noise:
+        packed = len(encoder.whole(planes[noise:].reshape(-1)))
+        split = planes[:noise].size + packed
+        if split <= max(_ROOM * reference, size):
+            return Choice(True, encoder, noise, joint_share(planes[:noise])), split
+        noise -= 1
+    return Choice(True, encoder), size
 
 
 def _sample(array: Array, chunks: tuple[int, ...], nbytes: int) -> Array:
