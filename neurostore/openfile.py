@@ -65,6 +65,8 @@ class OpenFile(Handles):
         self._spoiled: BaseException | None = None
         #: What others took for stored while a batch was open, and have to take back.
         self._undo: list[Callable[[], object]] = []
+        #: What others have to know once it is stored.
+        self._told: list[Callable[[], object]] = []
         #: Serials below it were given, also in batches that came to nothing.
         self._given = 0
         #: The thread whose batch is open.
@@ -196,6 +198,9 @@ class OpenFile(Handles):
                 self._depth = 1
                 self._batch_of = threading.get_ident()
                 self._spoiled = None
+                assert self._file is not None
+                file = self._file
+                file.begin()
                 try:
                     assert self._writer is not None
                     held = self._catalogue_for(self._writer)
@@ -210,7 +215,12 @@ class OpenFile(Handles):
                             f"batch was stored; store the rest in a new one: {self._spoiled}"
                         ) from self._spoiled
                     self.commit()
+                    self._tell_stored()
                 except BaseException:
+                    if file.is_decided:  # interrupted afterwards: what was stored is stored
+                        self._drop_writer()
+                        self._tell_stored()
+                        raise
                     if self._catalogue is not None:
                         self._given = max(self._given, self._catalogue.state["serial"])
                     self._roll_back()
@@ -219,6 +229,7 @@ class OpenFile(Handles):
                     raise
                 finally:
                     self._undo.clear()
+                    self._told.clear()
                     self._depth = self._batch_of = 0
 
     @contextmanager
@@ -351,6 +362,15 @@ class OpenFile(Handles):
         """Have a function called if the batch of this thread comes to nothing, the last first."""
         assert self._batch_of
         self._undo.append(undo)
+
+    def when_stored(self, tell: Callable[[], object]) -> None:
+        """Have a function called, once or twice, when the commit stands, interrupted or not."""
+        assert self._batch_of
+        self._told.append(tell)
+
+    def _tell_stored(self) -> None:
+        for tell in self._told:
+            tell()
 
     @property
     def is_outermost(self) -> bool:

@@ -341,14 +341,36 @@ class Recorder:
                 session.grow(entry, rows)
             if is_new or last or not self._marked:
                 session.mark(entry, recording=not last)
-        if is_new:
-            self._entry, self._file_id = entry, file_id
-            self.ids.append(entry.id)
-        self._epoch = epoch
-        self.length += max((_rows_of(rows[name], name, self._mould) for name in rows), default=0)
-        self._marked = not last
-        self._pending.clear()
-        self._of_batch.clear()
+            ids = [*self.ids, entry.id] if is_new else self.ids
+            settle = self._settling(entry, file_id, epoch, ids, rows, marked=not last)
+            if session.is_outermost:
+                session.when_stored(settle)
+            else:
+                settle()
+
+    def _settling(
+        self,
+        entry: Entry,
+        file_id: tuple[int, int],
+        epoch: int,
+        ids: list[str],
+        rows: Mapping[str, np.ndarray[Any, Any]],
+        *,
+        marked: bool,
+    ) -> Callable[[], None]:
+        """Return what notes that a flush is stored, once or twice."""
+        assert self._mould is not None
+        mould = self._mould
+        count = max((_rows_of(array, name, mould) for name, array in rows.items()), default=0)
+        length = self.length + count
+
+        def settle() -> None:
+            self._entry, self._file_id, self._epoch, self.ids = entry, file_id, epoch, ids
+            self.length, self._marked = length, marked
+            self._pending.clear()
+            self._of_batch.clear()
+
+        return settle
 
     def _undo(self) -> Callable[[], None]:
         """Return what undoes a flush, as its batch was: older rows are pending again."""

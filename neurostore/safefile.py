@@ -255,7 +255,7 @@ class CrashSafeFile(View):
         LockTimeoutError
             Readers did not leave; as above.
         """
-        self._begun = ""
+        self.begin()
         self._own()
         self.check()
         extents = self._differences()
@@ -364,9 +364,13 @@ class CrashSafeFile(View):
     def _apply(self, journal: Journal) -> None:
         journal.apply(self._io, self._fd)
 
+    def begin(self) -> None:
+        """Forget how the last commit ended; the next has not begun."""
+        self._begun = ""
+
     @property
     def is_decided(self) -> bool:
-        """Whether a commit that failed is one all the same: its journal is valid and stays.
+        """Whether there was a commit since `begin`, also one that failed: its journal stays.
 
         The next opening finishes it; whoever took it for failed would store the same once more.
         """

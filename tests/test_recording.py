@@ -512,32 +512,48 @@ def test_rows_that_could_not_be_committed_go_with_the_next(tmp_path: Path) -> No
         assert store.retrieve(str(rec.id))["neuron_ids"].values.tolist() == [1, 2, 3]
 
 
-def test_no_refused_write_makes_rows_come_twice(tmp_path: Path) -> None:
-    class Refusing(OsIO):
+@pytest.mark.parametrize(
+    ("how", "in_batch"),
+    [("refused", False), ("interrupted after", False), ("interrupted before", True)],
+)
+def test_no_write_that_fails_makes_rows_come_twice(
+    how: str, in_batch: bool, tmp_path: Path
+) -> None:
+    class Failing(OsIO):
         left = -1
 
         def pwrite(self, fd: int, data: Any, offset: int) -> int:  # type: ignore[override]
             self.left -= 1
-            if self.left == 0:
+            if self.left == 0 and how == "refused":
                 raise OSError(errno.EIO, "refused")
-            return super().pwrite(fd, data, offset)
+            if self.left == 0 and how == "interrupted before":
+                raise KeyboardInterrupt
+            done = super().pwrite(fd, data, offset)
+            if self.left == 0:
+                raise KeyboardInterrupt
+            return done
 
-    refused = 0
+    failed = 0
     for number in range(1, 40):
-        io = Refusing()
+        io = Failing()
         with Store(tmp_path / f"{number}.h5", durability="process", io=io) as store:
             rec = store.record("spike_train", timestamp=T)
             rec.append([0.1], [1])
             io.left = number
-            with contextlib.suppress(WriteError):
+            batch = store.batch() if in_batch else contextlib.nullcontext()
+            with contextlib.suppress(WriteError, KeyboardInterrupt), batch:
                 rec.append([0.2], [2])
             done, io.left = io.left > 0, -1
+            stored = store.retrieve(str(rec.id))["neuron_ids"].values.tolist()
+            assert stored in ([1], [1, 2])
+            assert (rec.length, rec.pending) == (len(stored), 0 if in_batch else 2 - len(stored))
             rec.append([0.3], [3])
-            assert store.retrieve(str(rec.id))["neuron_ids"].values.tolist() == [1, 2, 3]
+            kept = stored if in_batch else [1, 2]
+            assert store.retrieve(str(rec.id))["neuron_ids"].values.tolist() == [*kept, 3]
             if done:
                 break
-            refused += 1
-    assert refused > 2
+            failed += 1
+    assert failed > 2
 
 
 class held_by_another:  # noqa: N801 (reads as a statement)
