@@ -63,7 +63,7 @@ class Usage:
 def usage(session: Session) -> Usage:
     """Return what the bytes of one file are for."""
     held = session.catalogue
-    size = session.path.stat().st_size
+    size = session.file_size()
     stored = logical = 0
     removed_bytes = removed = count = 0
     for kind in KINDS.values():

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 
-from neurostore import guard, h5attrs, ledger
+from neurostore import guard, h5attrs, ledger, remote
 from neurostore.catalogue import ROW, STATE, Catalogue, RowsRead, Table, Texts
 from neurostore.schema import KINDS
 
@@ -247,6 +247,11 @@ def _filler(h5file: h5py.File, dataset: h5d.DatasetID, first: int) -> _Fill:
         space.select_hyperslab((first,), (len(block),))
         dataset.read(h5s.create_simple((len(block),)), space, block, _ROW_TYPE)
 
+    served = remote.of(h5file.id)
+    if served is not None:
+        found: list[tuple[int, int]] = []
+        dataset.chunk_iter(lambda info: found.append((info.byte_offset, info.size)))
+        served.anticipate(found)
     plain = h5file.driver == "sec2" and dataset.get_create_plist().get_chunk() == (_CHUNK,)
     if first or not plain or not hasattr(os, "preadv") or dataset.get_type() != _ROW_TYPE:
         return by_hdf5

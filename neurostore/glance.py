@@ -6,7 +6,6 @@ laid out in ``neurostore.page``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +56,7 @@ class _Health:
 
     def add(self, member: Session) -> None:
         self.files += 1
-        self.size += os.stat(member.path).st_size
+        self.size += member.file_size()
         self.removed += member.catalogue.state["removed"]
         # A file without a commit has noted no time yet that could differ.
         noted = member.catalogue.state["modified"] != 0

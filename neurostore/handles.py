@@ -28,9 +28,11 @@ from neurostore.errors import (
 )
 from neurostore.locks import FileLocks, hold_data_lock
 from neurostore.osio import IO, Durability, OsIO
+from neurostore.places import Url
 from neurostore.reading import Part
 from neurostore.rebuilding import merge, rebuild
 from neurostore.registry import Key, Registry, key_of
+from neurostore.remote import RemoteFile
 from neurostore.stencil import Stencils
 from neurostore.tree import H5File
 
@@ -71,6 +73,7 @@ class Handles:
         self._reader: H5File | None = None
         self._reader_state = b""
         self._overlay: overlay.Overlay | None = None
+        self._remote: RemoteFile | None = None
         self._state_fd = -1
         self._state_offset = -1
         self._catalogue: Catalogue | None = None
@@ -98,11 +101,25 @@ class Handles:
         with self.mutex:
             self._check_open()
             if self._depth == 0 and self._catalogue is not None:
-                self._untouched = self._modified() == self._catalogue.state["modified"]
+                self._untouched = self._is_as_noted(self._catalogue)
             return self._untouched
+
+    def _is_as_noted(self, held: Catalogue) -> bool:
+        """Compare the time of modification; a remote file has one of its own, of its upload."""
+        return self._remote is not None or self._modified() == held.state["modified"]
 
     def _modified(self) -> int:
         return os.fstat(self._state_fd).st_mtime_ns
+
+    def file_size(self) -> int:
+        """Return the size of the file in bytes."""
+        return self._remote.size if self._remote is not None else self.path.stat().st_size
+
+    @property
+    def traffic(self) -> dict[str, int]:
+        """Requests that were made to the server of a remote file, and bytes that came."""
+        held = self._remote
+        return {} if held is None else {"requests": held.requests, "received_bytes": held.received}
 
     def _catalogue_for(self, h5file: H5File) -> Catalogue:
         held = self._catalogue
@@ -114,7 +131,7 @@ class Handles:
                 self._templates = {}
             if held is None:
                 held = rebuild(h5file)
-            elif self._modified() != held.state["modified"]:
+            elif not self._is_as_noted(held):
                 merge(held, h5file)
         self._catalogue, self._catalogue_of = held, h5file
         return held
@@ -137,7 +154,11 @@ class Handles:
 
     def _current_reader(self) -> H5File:
         if self._reader is None:
-            if self._overlay is not None:
+            if isinstance(self.path, Url):
+                self._remote = RemoteFile(self.path)
+                with self._remote.checked():
+                    self._reader = tree.open_served(self._remote)
+            elif self._overlay is not None:
                 self._reader = safefile.open_h5(self._overlay, write=False)
             else:
                 self._reader = tree.open_native(self.path)
@@ -154,7 +175,7 @@ class Handles:
                 if tree.has_catalogue(h5file):
                     with suppress(KeyError, ValueError, RuntimeError):
                         self._state_offset = catalogue_file.state_offset(h5file)
-        if self._state_fd < 0:
+        if self._state_fd < 0 and self._remote is None:
             self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def _distrust_if_touched(self, held: Catalogue) -> None:
@@ -309,12 +330,15 @@ class Handles:
     def _close_reader(self) -> None:
         reader, self._reader = self._reader, None
         overlay, self._overlay = self._overlay, None
+        remote, self._remote = self._remote, None
         if reader is not None:
             if self._catalogue_of is reader:
                 self._catalogue_of = None  # to be brought up to date from the next handle
             reader.close()
         if overlay is not None:
             overlay.close()
+        if remote is not None:
+            remote.close()
 
     def _close_state(self) -> None:
         fd, self._state_fd = self._state_fd, -1

@@ -30,6 +30,7 @@ from neurostore.lockfile import (
     lock_range,
 )
 from neurostore.names import beside
+from neurostore.places import Url
 
 if sys.platform != "win32":
     import fcntl
@@ -116,7 +117,8 @@ class FileLocks:
         self._path = lock_path(path)
         self._data_path = os.fspath(path)
         self._patience = patience
-        self._shared = attach(self._path, self._data_path)
+        #: Nobody locks a remote file, and nobody writes to it.
+        self._shared = None if isinstance(path, Url) else attach(self._path, self._data_path)
         self._writing: LockFile | None = None
         self._sole: LockFile | None = None
         self._reading = _Section(self, "shared")

@@ -32,6 +32,7 @@ from neurostore.handles import Handles
 from neurostore.ledger import Ledger
 from neurostore.locks import hold_data_lock
 from neurostore.osio import IO, Durability
+from neurostore.places import Url
 from neurostore.registry import Key, Registry, key_of
 from neurostore.tree import H5File
 
@@ -92,6 +93,12 @@ class OpenFile(Handles):
                 yield self._writer
                 self._check_reads()
                 return
+            if self.is_remote:
+                handle = self._current_reader()
+                assert self._remote is not None
+                with self._remote.checked():
+                    yield handle
+                return
             within = self._within
             if within is not None and (within is self._reader or within is self._writer):
                 yield within  # this thread is reading already, so nothing changes meanwhile
@@ -116,6 +123,11 @@ class OpenFile(Handles):
                             self._check_reads()
                         return
                 self._finish_commit(deadline)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is read from a server; then nobody locks it and nobody writes."""
+        return isinstance(self.path, Url)
 
     def _check_in_place(self) -> None:
         """Raise where another file has the path now, under a lock that keeps it there.

@@ -20,6 +20,7 @@ from neurostore.errors import (
     RecordNotFoundError,
     ValidationError,
 )
+from neurostore.places import spot
 from neurostore.schema import KINDS, Kind
 from neurostore.series import Volume, members
 from neurostore.session import RecordSource
@@ -220,7 +221,7 @@ def _members(found: _Found) -> Iterator[Member]:
     Where somebody else wrote to the file, nothing is taken from the catalogue but the names.
     """
     known = found.is_known
-    path, file_id, epoch = str(found.volume.path), found.held.file_id, found.held.state["epoch"]
+    path, file_id, epoch = spot(found.volume.path), found.held.file_id, found.held.state["epoch"]
     columns = zip(
         found.ids(),
         found.links(),

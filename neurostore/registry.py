@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from neurostore.errors import StoreNotFoundError
+from neurostore.places import Url
 
 __all__ = ["Key", "Registry", "key_of"]
 
@@ -40,6 +41,8 @@ File = TypeVar("File", bound=OpenedFile)
 
 def key_of(path: Path) -> Key | None:
     """Return what names the file at ``path`` whatever its path, or None where there is none."""
+    if isinstance(path, Url):
+        return -1, hash(path)
     try:
         found = os.stat(path)
     except FileNotFoundError:

@@ -37,6 +37,7 @@ from neurostore.errors import (
 from neurostore.filters import Ahead
 from neurostore.openfile import OpenFile
 from neurostore.osio import IO
+from neurostore.places import Url, place, spot
 from neurostore.reading import Part
 from neurostore.records import Record
 from neurostore.registry import Key as FileKey
@@ -52,6 +53,7 @@ __all__ = [
     "again",
     "attach",
     "close_all",
+    "forget_idle",
     "open_paths",
     "pinned",
     "release",
@@ -277,7 +279,7 @@ class Session(OpenFile):
         # Of a batch that may come to nothing: looked up whenever it is read.
         settled = entry is None or held.is_written(entry)
         return RecordSource(
-            str(self.path),
+            spot(self.path),
             held.file_id,
             entry.id if entry is not None else "",
             entry.serial if entry is not None else -1,
@@ -339,14 +341,16 @@ def _kind_at(address: str) -> schema.Kind | None:
     return next(fitting, None)
 
 
-_path = lru_cache(maxsize=64)(Path)
+@lru_cache(maxsize=64)
+def _path(spot: str | Url) -> Path:
+    return place(spot)
 
 
 @dataclass(frozen=True)
 class RecordSource:
     """Where the values of one record are read from, whichever process asks."""
 
-    path: str
+    path: str | Url
     file_id: tuple[int, int]
     record_id: str
     serial: int
@@ -372,7 +376,7 @@ class RecordSource:
                 return use(session)
             older = held.ledger.after_rotation(self.file_id)
         for name in older:
-            rotated = Path(self.path).with_name(name)
+            rotated = _path(self.path).with_name(name)
             try:
                 with pinned(rotated) as session:
                     if session.catalogue.file_id == self.file_id:
@@ -390,7 +394,7 @@ class RecordSource:
     @property
     def file(self) -> tuple[str, tuple[int, int]]:
         """The file, by name and identity."""
-        return self.path, self.file_id
+        return str(self.path), self.file_id
 
     def fill(self, wanted: Sequence[Wanted]) -> None:
         """Fill arrays with values of records of this file."""
@@ -451,7 +455,8 @@ def attach(path: Path, mode: str, user: object = None, *, io: IO | None = None) 
             raise StoreExistsError(f"{path}: exists already; open it with mode 'a' or 'r'")
         session, leaving = _open.get(key), []
         if session is None or session.path != path:
-            tree.check_signature(path)
+            if not isinstance(path, Url):
+                tree.check_signature(path)
             session = Session(path, key, _open, io)
             leaving = _open.add(session)
         if user is not None:
@@ -500,6 +505,17 @@ def release(session: Session, user: object, close: bool = False) -> None:
             _open.forget(session)
     if closing:
         session.close()
+
+
+def forget_idle(path: Path) -> None:
+    """Have a file that nobody holds opened anew."""
+    with _open.guard:
+        key = key_of(path)
+        session = None if key is None else _open.get(key)
+        if session is None or session.users:
+            return
+        _open.forget(session)
+    session.close()
 
 
 def create(path: Path, io: IO | None = None) -> None:

@@ -38,8 +38,9 @@ from neurostore.following import Patience, new_records, parts
 from neurostore.keeping import Kept
 from neurostore.osio import IO, Durability
 from neurostore.page import Page, Section
+from neurostore.places import is_url, place
 from neurostore.recording import CommitEvery, Recorder, Target, append, recorder
-from neurostore.session import Session, again, attach, release
+from neurostore.session import Session, again, attach, forget_idle, release
 from neurostore.stencil import Layout, begun
 from neurostore.times import TimeLike
 from neurostore.views import Origin, View
@@ -65,6 +66,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
     lock_timeout: float = 60.0,
     exclusive: bool = False,
     max_variable_bytes: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Store:
     """Open the store at ``path``.
 
@@ -73,6 +75,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
     path
         The HDF5 file.  A pattern such as ``"runs/*.h5"``, or a list of files, gives one view of
         all of them, for reading: an id that several of them have is shown as ``file::id``.
+        A URL (``s3://``, ``https://``, any that fsspec knows; extra ``remote``) is for reading.
     mode
         ``"a"`` reads and writes and makes the file if need be, ``"r"`` only reads, ``"x"`` makes
         a new file and fails where there is one.
@@ -98,6 +101,8 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
     max_variable_bytes
         Bytes that reading one variable may take, so that a small file of somebody else's cannot
         fill the memory.  None: 1 GiB, or 1,100 times what is stored of it if that is more.
+    storage_options
+        What fsspec needs for a URL: keys, an endpoint.
 
     Examples
     --------
@@ -119,6 +124,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
         lock_timeout=lock_timeout,
         exclusive=exclusive,
         max_variable_bytes=max_variable_bytes,
+        storage_options=storage_options,
     )
 
 
@@ -144,6 +150,7 @@ class Store(Kept):
         lock_timeout: float = 60.0,
         exclusive: bool = False,
         max_variable_bytes: int | None = None,
+        storage_options: Mapping[str, Any] | None = None,
         io: IO | None = None,
     ) -> None:
         if mode not in ("r", "a", "x"):
@@ -180,8 +187,11 @@ class Store(Kept):
         self.mode: Mode = mode if several is None else "r"
         if several is None:
             assert isinstance(path, str | os.PathLike)
-            self.path = Path(os.path.realpath(path))  # one file, one name
-            self._session()
+            self.path = place(path, storage_options)  # one file, one name
+            if is_url(path):
+                self.mode = mode = "r"
+                forget_idle(self.path)  # nothing tells of a remote file whether it is the same
+            again(lambda: self._session().catalogue if is_url(path) else self._session())
         else:
             self._open_all(path, several, mode)
         if mode == "x":
@@ -264,11 +274,21 @@ class Store(Kept):
             raise ReadOnlyError(
                 f"{self.path}: a view of several files is for reading; open one of them to write"
             )
+        self._here()
         if self.mode == "r":
             raise ReadOnlyError(
                 f"{self.path}: opened with mode 'r'; open it with mode 'a' to write"
             )
         return self._attach()
+
+    def _here(self) -> Path:
+        """Return the path of the file; ReadOnlyError where it is on a server."""
+        if is_url(self.path):
+            raise ReadOnlyError(
+                f"{self.path}: a remote file is for reading; expected a local one for this; copy "
+                "it here first"
+            )
+        return self._session().path
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
@@ -294,6 +314,14 @@ class Store(Kept):
             self._rotate(session)
             raise MovedError(f"{self.path}: was rotated; open it again") from None
         return session
+
+    @property
+    def traffic(self) -> dict[str, int]:
+        """Requests that were made for a remote file, and bytes that came; empty for a local one.
+
+        Of a series it is the newest file.
+        """
+        return self._session().traffic
 
     def _is_full(self, size: int, rows: int) -> bool:
         full = self.max_records is not None and rows >= self.max_records
@@ -715,7 +743,7 @@ class Store(Kept):
         1 record in 1 file: all sound
         """
         return checkup.verify(
-            self._session().path,
+            self._here(),
             series_too=series,
             time_limit=time_limit,
             memory_limit=memory_limit,
@@ -762,7 +790,7 @@ class Store(Kept):
         1 record copied, 0 lost
         """
         return checkup.repair(
-            self._session().path,
+            self._here(),
             target,
             series_too=series,
             changed=changed,

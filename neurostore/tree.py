@@ -54,6 +54,7 @@ from neurostore.progress import Report
 from neurostore.rawcopy import copy_groups
 from neurostore.rebuilding import rebuild
 from neurostore.records import Piece
+from neurostore.remote import RemoteFile
 from neurostore.schema import Kind
 from neurostore.stencil import Growth, Layout, Stamped, Stencils
 
@@ -78,6 +79,7 @@ __all__ = [
     "look",
     "open_native",
     "open_new",
+    "open_served",
     "own_attrs",
     "read_values",
     "set_aside",
@@ -149,6 +151,16 @@ def open_native(path: Path) -> H5File:
             ) from error
         raise NotAStoreError(
             f"{path}: expected an HDF5 file; HDF5 cannot open this one: {error}"
+        ) from error
+
+
+def open_served(file: RemoteFile) -> H5File:
+    """Open a remote file for reading."""
+    try:
+        return safefile.open_h5(file, write=False)
+    except OSError as error:
+        raise NotAStoreError(
+            f"{file.url}: expected an HDF5 file; HDF5 cannot open this one: {error}"
         ) from error
 
 

@@ -17,8 +17,14 @@ import numpy as np
 
 from neurostore import names
 from neurostore.catalogue import Catalogue
-from neurostore.errors import AmbiguousRecordError, RecordNotFoundError, StoreNotFoundError
+from neurostore.errors import (
+    AmbiguousRecordError,
+    RecordNotFoundError,
+    StoreNotFoundError,
+    ValidationError,
+)
 from neurostore.ledger import rotated_number
+from neurostore.places import is_url
 from neurostore.registry import key_of
 from neurostore.schema import KINDS
 from neurostore.series import Found, find
@@ -149,6 +155,8 @@ def expand(path: object) -> list[Path] | None:
     StoreNotFoundError
         Nothing fits.
     """
+    if is_url(path):
+        return None
     if isinstance(path, str | os.PathLike):
         text = os.fspath(path)
         if not isinstance(text, str) or not glob.has_magic(text) or os.path.lexists(text):
@@ -162,6 +170,10 @@ def expand(path: object) -> list[Path] | None:
     if isinstance(path, Iterable):
         several: list[Path] = []
         for one in path:
+            if is_url(one):
+                raise ValidationError(
+                    f"{one}: one of several; expected a list of local files; open a URL by itself"
+                )
             several += expand(one) or [Path(os.path.realpath(one))]
         if not several:
             raise StoreNotFoundError("an empty list of files; expected at least one")

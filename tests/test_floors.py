@@ -22,10 +22,12 @@ FLOORS = {
     "optional": 0.5,
     "damage": 0.5,
     "osio": 0.5,
+    "places": 0.5,
     "progress": 0.5,
     "wording": 0.5,
     "journal": 1,
     "lockfile": 1,
+    "remote": 1,
     "locks": 1.25,
     "overlay": 1.25,
     "page": 1,
@@ -97,7 +99,7 @@ FLOORS = {
 }
 HDF5_FLOORS = range(1, 4)
 # Heavy, or not installed everywhere: imported by the function that needs them.
-LAZY = {"jax", "matplotlib", "dask", "netCDF4", "cf_xarray"}
+LAZY = {"fsspec", "jax", "matplotlib", "dask", "netCDF4", "cf_xarray"}
 LAZY |= {"brian2", "neo", "nir", "pynapple", "pynwb", "zarr"}
 
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from .. import remote
 from ..errors import DamagedError, ValidationError
 from ..guard import check_dataset, check_size
 from .codec import CODEC_ERRORS, Array, inflated, verified, zstd_unpacked
@@ -62,7 +63,7 @@ def read(
     plan = _plan(dataset, dtype, plain, limit) if out.size else None
     if plan is not None:
         work = plan.work(ranges)
-        jobs = _jobs(dataset, out, ranges, plan, _descriptor(dataset) if work > _DIRECT else -1)
+        jobs = _ahead(_jobs(dataset, out, ranges, plan, work))
         for _ in each(_decode, jobs, work, plan.nbytes):
             pass
     elif out.size:
@@ -111,16 +112,14 @@ def read_many(
                     _read_by_hdf5(dataset, out, ranges)
                 continue
             work = plan.work(ranges)
-            found = _jobs(
-                dataset, out, ranges, plan, _descriptor(dataset) if work > _DIRECT else -1
-            )
-            if work > _ALONE:
+            found = _jobs(dataset, out, ranges, plan, work)
+            if work > _ALONE or remote.of(dataset) is not None:
                 yield from found
             else:
                 for job in found:
                     _decode(*job)
 
-    for _ in each(_decode, jobs(), 2**62, _CHUNK_GUESS):
+    for _ in each(_decode, _ahead(jobs()), 2**62, _CHUNK_GUESS):
         pass
 
 
@@ -273,6 +272,10 @@ def _read_by_hdf5(dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range]) 
 
 
 _Job = tuple["_Chunk", "_Plan", Slices, Array]
+#: In place of a descriptor: the chunk is to be asked for.
+_REMOTE = -2
+#: Of a remote file so many stored bytes are asked for at once.
+_FETCHED = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,9 +301,12 @@ class _Chunk:
 
 
 def _jobs(
-    dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range], plan: _Plan, descriptor: int
+    dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range], plan: _Plan, work: int
 ) -> Iterator[_Job]:
     """Find the chunks that hold what is taken; those never written are filled at once."""
+    descriptor = _descriptor(dataset) if work > _DIRECT else -1
+    if remote.of(dataset) is not None:
+        descriptor = _REMOTE
     for parts in product(*(_along(r, c) for r, c in zip(ranges, plan.chunks, strict=True))):
         offset, source, destination = zip(*parts, strict=True)
         chunk = _found(dataset, offset, plan, descriptor)
@@ -308,6 +314,28 @@ def _jobs(
             out[destination] = plan.fill()
         else:
             yield chunk, plan, source, out[destination]
+
+
+def _ahead(jobs: Iterator[_Job]) -> Iterator[_Job]:
+    """Ask a server for the chunks of a remote file, many at a time; let others pass."""
+    waiting: list[_Job] = []
+    for job in jobs:
+        if job[0].descriptor != _REMOTE:
+            yield job
+            continue
+        waiting.append(job)
+        if sum(chunk.size for chunk, *_ in waiting) >= _FETCHED:
+            yield from _fetched(waiting)
+            waiting = []
+    yield from _fetched(waiting)
+
+
+def _fetched(jobs: list[_Job]) -> Iterator[_Job]:
+    file = remote.of(jobs[0][0].dataset) if jobs else None
+    if file is not None:
+        stored = file.fetch([(chunk.start, chunk.size) for chunk, *_ in jobs])
+        for (chunk, plan, source, target), data in zip(jobs, stored, strict=True):
+            yield replace(chunk, stored=data), plan, source, target
 
 
 def _decode(chunk: _Chunk, plan: _Plan, source: Slices, target: Array) -> None:
@@ -358,7 +386,7 @@ def _found(
             return None
         if info.size > 2 * plan.nbytes + _SLACK:
             raise _damaged(dataset, offset, f"{info.size} stored bytes for {plan.nbytes}")
-        stored = dataset.read_direct_chunk(offset)[1] if descriptor < 0 else None
+        stored = dataset.read_direct_chunk(offset)[1] if descriptor == -1 else None
         # The mask comes from the index: HDF5 2.0 forgets that of the chunk it wrote last.
         mask = info.filter_mask
         return _Chunk(dataset, offset, mask, stored, descriptor, info.size, info.byte_offset)
