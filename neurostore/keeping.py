@@ -19,6 +19,7 @@ from neurostore import (
     comparing,
     filters,
     maintenance,
+    publishing,
     retention,
 )
 from neurostore.maintenance import Maintained, Policy
@@ -193,6 +194,56 @@ class Kept:
                 timeout=self._timeout,
                 durability=self._durability,
                 progress=progress,
+            )
+        )
+
+    def publish(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        base: str | None = None,
+        unsealed: bool = False,
+        force: bool = False,
+    ) -> int:
+        """Show zarr readers the records of sealed files where they are; return their number.
+
+        One JSON file, in kerchunk's form, says which bytes of which file are which chunk; every
+        part of a record is a group at its address.  No values are copied.  What changes a file
+        afterwards (:meth:`cleanup` with :meth:`compact`, :meth:`repack`) outdates the references.
+
+        Parameters
+        ----------
+        target
+            The JSON file to make.
+        base
+            URL of the folder where readers find the files, such as ``"s3://bucket/runs"``; None:
+            where they are now.
+        unsealed
+            Take along the file that is not sealed by :meth:`rotate`: one that is finished.
+        force
+            Replace what stands at `target`.
+
+        Raises
+        ------
+        ValidationError
+            No file is sealed, or a variable is stored in a way that zarr cannot say.
+        StoreNotFoundError
+            A file of the series is not there.
+        StoreExistsError
+            Something stands at `target`.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> _ = store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
+        >>> _ = store.rotate()
+        >>> store.publish(tmp / "run.json", base="s3://bucket/runs")
+        1
+        """
+        return again(
+            lambda: publishing.publish(
+                self._session(), target, base=base, unsealed=unsealed, force=force
             )
         )
 

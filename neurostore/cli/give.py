@@ -1,4 +1,4 @@
-"""Commands that make something else of records: ``export`` and ``plot``."""
+"""Commands that make something else of records: ``export``, ``publish`` and ``plot``."""
 
 from __future__ import annotations
 
@@ -65,6 +65,29 @@ def export(
         print_json({"path": target, "records": list(found)})
         return
     typer.echo(f"{target}: {len(found):,} record" + ("" if len(found) == 1 else "s"))
+
+
+@commands.command()
+def publish(
+    path: File,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The JSON file to make.")],
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The folder where readers find the files; here if none."),
+    ] = None,
+    unsealed: Annotated[
+        bool, typer.Option("--unsealed", help="Take the newest file along; it is finished.")
+    ] = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show zarr readers the records of a sealed series where they are, by kerchunk references."""
+    with open_store(path, "r") as store:
+        count = store.publish(target, base=base, unsealed=unsealed, force=force)
+    if as_json:
+        print_json({"path": target, "records": count})
+        return
+    typer.echo(f"{target}: {count:,} record" + ("" if count == 1 else "s"))
 
 
 @commands.command()
