@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,7 +36,7 @@ from neurostore.places import Url
 from neurostore.registry import Key, Registry, key_of
 from neurostore.tree import H5File
 
-__all__ = ["OpenFile"]
+__all__ = ["OpenFile", "drop_inherited"]
 
 _of_the_parent: list[OpenFile] = []
 
@@ -503,5 +503,23 @@ class OpenFile(Handles):
             self._file.abandon()
             self._file.release()
         self._close_state()
-        # HDF5 frees its lock when it closes a file, and the lock is the parent's, too.
+        # HDF5 may free its lock when it closes a file, and the lock is the parent's, too.
         _of_the_parent.append(self)
+
+    def _drop_inherited(self) -> None:
+        """Close what HDF5 has open through Python: nothing is written, and no lock is HDF5's."""
+        handles = [self._writer, self._reader if self._overlay is not None else None]
+        self._writer = None
+        for handle in handles:
+            if handle is not None:
+                with suppress(OSError, RuntimeError):  # its descriptor is closed
+                    handle.close()
+
+
+def drop_inherited() -> None:
+    """At the end of a forked child, close those files of its parent that would crash it.
+
+    HDF5 closes what is open when it ends, after the interpreter, whose file objects are gone then.
+    """
+    for file in _of_the_parent:
+        file._drop_inherited()

@@ -35,7 +35,7 @@ from neurostore.errors import (
     StoreNotFoundError,
 )
 from neurostore.filters import Ahead
-from neurostore.openfile import OpenFile
+from neurostore.openfile import OpenFile, drop_inherited
 from neurostore.osio import IO
 from neurostore.places import Url, place, spot
 from neurostore.reading import Part
@@ -546,6 +546,7 @@ def close_all() -> None:
             session.close_at_exit()
         except (OSError, RuntimeError, HDF5StorageError) as error:
             _log.warning("%s: not closed in order; it is whole: %s", session.path, error)
+    drop_inherited()
 
 
 def _after_fork() -> None:

@@ -561,8 +561,8 @@ def read_values(
     with naming_damage(f"{where}: {address}"):
         try:
             return filters.read(dataset, selection, limit)
-        except DamagedError as error:
-            raise DamagedError(f"{where}: {address}: {error}; {_REMEDY}") from error
+        except DamagedError as error:  # it begins with the address
+            raise DamagedError(f"{where}: {error}; {_REMEDY}") from error
 
 
 def chunks(h5file: H5File, where: str, address: str) -> tuple[int, ...] | None:

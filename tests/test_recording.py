@@ -853,9 +853,10 @@ def test_a_damaged_open_chunk_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with (
             neurostore.open(path, "r") as store,
-            pytest.raises(neurostore.DamagedError),
+            pytest.raises(neurostore.DamagedError, match="spike_times: chunk at") as caught,
         ):
-            store.retrieve(str(rec.id)).load()
+            store.retrieve(str(rec.id))["spike_times"].load()
+        assert str(caught.value).count("spike_times") == 1
 
 
 # -- following -----------------------------------------------------------------------------------

@@ -336,6 +336,50 @@ store.store(states(10.0))
     assert os.listdir(path.parent) == ["run.h5"]
 
 
+def test_a_fork_that_ends_leaves_its_parent_the_lock(path: Path) -> None:
+    """Whether it ends in order, with what is closed at exit, or at once, and whatever it read."""
+    code = """
+import fcntl, os, sys
+import neurostore
+path = sys.argv[1]
+def is_locked():
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+found = []
+for mode in "r", "a":
+    store = neurostore.open(path, mode)
+    if mode == "a":
+        store.store(neurostore.spike_train([0.1], [1], timestamp=1.0))
+    store.retrieve(store.ids()[0]).load()
+    for end in sys.exit, os._exit, None:
+        pid = os.fork()
+        if pid == 0:
+            if end is not None:
+                end(0)
+            store.ids()
+            store.close()
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        found.append(is_locked())
+    store.close()
+    found.append(is_locked())
+print(found)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == str([True, True, True, False] * 2)
+
+
 # -- users who may not write --------------------------------------------------------------
 
 
