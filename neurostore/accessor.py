@@ -9,7 +9,7 @@ from typing import Any
 
 import xarray as xr
 
-from neurostore import glance, records, schema
+from neurostore import glance, matrices, records, schema
 from neurostore.chunking import Chunks
 from neurostore.combining import Join
 from neurostore.errors import ValidationError
@@ -240,6 +240,26 @@ class DatasetNeuro(_Neuro):
                 "this does not know which record it is; retrieve(id) returns one that does"
             )
         return self._store(None).retrieve(record_id)
+
+    def synapses(self, pre: Any = None, post: Any = None, *, name: str | None = None) -> xr.Dataset:
+        """Return synapses by their neurons; see :func:`neurostore.matrices.synapses`."""
+        return matrices.synapses(self._dataset(), pre, post, name)
+
+    def to_scipy(self, name: str) -> Any:
+        """Return a matrix as ``csr_array``; see :func:`neurostore.matrices.to_scipy`."""
+        return matrices.to_scipy(self._dataset(), name)
+
+    def to_sparse(self, name: str) -> Any:
+        """Return a matrix as ``sparse.COO``; see :func:`neurostore.matrices.to_pydata`."""
+        return matrices.to_pydata(self._dataset(), name)
+
+    def to_bcoo(self, name: str) -> Any:
+        """Return a matrix as JAX's ``BCOO``; see :func:`neurostore.matrices.to_bcoo`."""
+        return matrices.to_bcoo(self._dataset(), name)
+
+    def to_dense(self) -> xr.Dataset:
+        """Return this with dense matrices; see :func:`neurostore.matrices.to_dense`."""
+        return matrices.to_dense(self._dataset())
 
     def to_jax(self) -> dict[str, Any]:
         """Return the numeric variables as JAX arrays by name: a pytree.

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neurostore import names, schema, times, types
+from neurostore import gathered, names, schema, times, types
 from neurostore.errors import ValidationError
 from neurostore.index import with_event_index
+from neurostore.patterns import with_pattern_index
 from neurostore.records import ORIGINAL_NAME, Draft, Plain, odd_values
 from neurostore.schema import KINDS, Kind
 
@@ -43,7 +44,8 @@ def build(
         Name of the record kind, a row of ``neurostore.schema.KINDS``.
     values
         Arrays by variable name, in the kind's order of dimensions.  NumPy, JAX and anything that
-        ``numpy.asarray`` takes; dask arrays stay lazy.
+        ``numpy.asarray`` takes; dask arrays stay lazy, sparse matrices (SciPy, pydata/sparse, JAX
+        ``BCOO``) sparse.
     timestamp
         Float seconds, datetime (naive means UTC), ``numpy.datetime64``, pandas Timestamp or ISO
         text.
@@ -99,15 +101,18 @@ def draft(
         attrs[row.details] = _checked(found, types.to_json, details, row.details)
     variables = _VARIABLES[row.mapping](row, values, found)
     found += _length_problems(variables)
+    named: dict[Hashable, Any] = dict(variables.items())
+    sparse, odd = gathered.take_apart(named, Plain)
+    found += odd
     if found:
         raise ValidationError.of(row.name, found)
     if units is not None and row.unit_of is not None:
-        plain = variables[row.unit_of]
+        plain = named[row.unit_of]
         plain.attrs = {**plain.attrs, "units": units}
-    coordinates = {schema.TIMESTAMP}
+    coordinates: set[Hashable] = {schema.TIMESTAMP}
     coordinates |= {r.name for r in row.variables if r.coordinate} | _LABEL_NAMES & set(variables)
+    coordinates |= sparse
     stamp = Plain((), np.float64(moment), schema.TIMESTAMP_ATTRS)
-    named: dict[Hashable, Any] = dict(variables.items())
     named[schema.TIMESTAMP] = stamp
     return Draft(named, frozenset(coordinates), attrs)
 
@@ -153,7 +158,7 @@ def _labelled(row: Kind, ds: xr.Dataset, coords: Coords | None) -> xr.Dataset:
     if schema.TIME in ds.dims and schema.TIME in ds.coords:
         ds[schema.TIME].attrs.setdefault("axis", "T")
         ds[schema.TIMESTAMP].attrs.pop("axis", None)
-    return with_event_index(ds) if row.combine == "ragged" else ds
+    return with_event_index(ds) if row.combine == "ragged" else with_pattern_index(ds)
 
 
 _LABEL_NAMES = frozenset({"layer", "metric"})
@@ -176,10 +181,12 @@ def _plain_variables(row: Kind, values: Mapping[str, Any], found: list[str]) -> 
             if rule.required:
                 found.append(f"{rule.name} is missing")
             continue
-        array = _array(value, rule.name, found)
+        sparse = value.data if isinstance(value, xr.DataArray | xr.Variable) else value
+        is_sparse = gathered.is_sparse(sparse)
+        array = sparse if is_sparse else _array(value, rule.name, found)
         if array is None:
             continue
-        if not array.size and "f" not in rule.kinds and not hasattr(value, "dtype"):
+        if not hasattr(value, "dtype") and not array.size and "f" not in rule.kinds:
             array = array.astype(np.int64)  # NumPy takes an empty list for floats
         problem = odd_values(rule, array)
         if problem is not None:

@@ -31,6 +31,7 @@ from neurostore.arrays import (
 from neurostore.errors import MisalignedRecordsError
 from neurostore.index import with_event_index
 from neurostore.likeness import common_dtype, difference, gapped_dtype
+from neurostore.patterns import pattern_coords
 from neurostore.schema import Kind
 
 __all__ = ["RECORD", "Join", "Member", "Opened", "combine", "over_records"]
@@ -336,7 +337,7 @@ def _assembled(
     first = found.reference.ds
     ds = xr.Dataset({k: v for k, v in data.items() if k not in first.coords}, _coords(found))
     extra: dict[Hashable, Any] = {k: v for k, v in data.items() if k in first.coords}
-    return ds.assign_coords(extra | dict(kept))
+    return ds.assign_coords(extra).assign_coords(pattern_coords(kept))
 
 
 def _aligned(found: _Range, join: Literal["inner", "outer"]) -> xr.Dataset:

@@ -16,6 +16,7 @@ import xarray as xr
 
 from neurostore import schema
 from neurostore.errors import MisalignedRecordsError, ValidationError
+from neurostore.matrices import joint_patterns
 
 __all__ = ["difference"]
 
@@ -50,6 +51,7 @@ def difference(old: xr.Dataset, new: xr.Dataset, names: tuple[str, str]) -> xr.D
     if kind is not None and kind.combine == "ragged":
         found, unchanged = _events(old, new)
     else:
+        old, new = joint_patterns(old, new, names)
         found, unchanged = _aligned(old, new, names)
         lost, added = _labels(old, new), _labels(new, old)
     notes = {

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from neurostore import builders
+from neurostore import builders, matrices
 from neurostore.errors import HDF5StorageError, RecordNotFoundError
 from neurostore.osio import Durability
 from neurostore.records import ORIGINAL_NAME
-from neurostore.schema import KINDS, Kind
+from neurostore.schema import GATHERED, KINDS, Kind
 from neurostore.store import Store
 
 __all__ = [
@@ -122,16 +122,27 @@ def _retrieving(kind: Kind) -> Callable[..., Any]:
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
         inspect.Parameter("record_id", _EITHER, annotation="str"),
     ]
+    may_be_sparse = any(dims in GATHERED.values() for rule in kind.variables for dims in rule.dims)
+    if may_be_sparse:
+        parameters.append(inspect.Parameter("dense", _KEYWORD, default=False, annotation="bool"))
     signature = inspect.Signature(parameters)
 
-    def method(self: HDF5Storage, record_id: str) -> Any:
+    def method(self: HDF5Storage, record_id: str, **options: bool) -> Any:
+        if options:
+            signature.bind(self, record_id, **options)  # says what is too much
         try:
             ds = self.store.retrieve(record_id, load=kind.name)
         except RecordNotFoundError:
             return None
-        return _as_arrays(kind, ds) if ds.attrs["kind"] == kind.name else None
+        if ds.attrs["kind"] != kind.name:
+            return None
+        if options.get("dense"):
+            ds = matrices.to_dense(ds)
+        return _as_arrays(kind, ds)
 
     summary = f"Return {_spoken(kind)} as {_returned(kind)}, or None if no record has the id."
+    if may_be_sparse:
+        summary += "  A matrix that was stored sparse is a scipy.sparse.csr_array, if not `dense`."
     return _named(method, f"retrieve_{kind.name}", signature, summary)
 
 
@@ -151,6 +162,7 @@ def _listing(kind: Kind) -> Callable[..., list[str]]:
 
 
 _EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def _named(
@@ -192,6 +204,8 @@ def _as_arrays(kind: Kind, ds: xr.Dataset) -> Any:
 def _array(name: str, dims: tuple[tuple[str, ...], ...], ds: xr.Dataset) -> Array | None:
     if name not in ds.variables:
         return None
+    if matrices.is_gathered(ds, name):
+        return matrices.to_scipy(ds, name)  # type: ignore[no-any-return]
     variable = ds.variables[name]
     rule = next((rule for rule in dims if set(rule) == set(variable.dims)), variable.dims)
     return np.asarray(variable.transpose(*rule).values)

@@ -20,7 +20,7 @@ from xarray.core import indexing
 
 from neurostore.errors import MisalignedRecordsError, ValidationError
 
-__all__ = ["EventIndex", "unloaded", "with_event_index"]
+__all__ = ["Column", "EventIndex", "unloaded", "with_event_index"]
 
 Array = npt.NDArray[Any]
 Selection = slice | Array
@@ -65,7 +65,7 @@ class EventIndex(xr.Index):
     array([0.3, 0.1])
     """
 
-    def __init__(self, columns: Mapping[Hashable, _Column], dim: Hashable) -> None:
+    def __init__(self, columns: Mapping[Hashable, Column], dim: Hashable) -> None:
         self._columns = dict(columns)
         self._dim = dim
 
@@ -79,7 +79,7 @@ class EventIndex(xr.Index):
             raise ValidationError(f"EventIndex: coordinates on {dims}, expected one dimension")
         if options:
             raise ValidationError(f"EventIndex: unknown options {sorted(options)}, expected none")
-        columns = {name: _Column.of(variable) for name, variable in variables.items()}
+        columns = {name: Column.of(variable) for name, variable in variables.items()}
         return cls(columns, next(iter(dims.values()))[0])
 
     def create_variables(
@@ -140,7 +140,7 @@ class EventIndex(xr.Index):
             _refuse_lossy(name, parts)
             variables = [part.variable(dim) for part in parts]
             joined = xr.Variable.concat(variables, dim, positions)  # type: ignore[no-untyped-call]
-            columns[name] = _Column.of(joined)
+            columns[name] = Column.of(joined)
         return cls(columns, dim)
 
     def equals(self, other: xr.Index, *, exclude: frozenset[Hashable] | None = None) -> bool:
@@ -228,11 +228,11 @@ def with_event_index(
 def unloaded(variable: xr.Variable) -> xr.Variable:
     """Return the variable that an indexed coordinate reads, or the one given if it is loaded."""
     array = getattr(getattr(variable, "_data", None), "array", None)
-    source = array._source if isinstance(array, _Column) else None
+    source = array._source if isinstance(array, Column) else None
     return variable if source is None or source.shape != variable.shape else source
 
 
-class _Column(xr.backends.BackendArray):
+class Column(xr.backends.BackendArray):
     """Labels of one coordinate: read at most once as a whole, then shared and read-only.
 
     The index and every coordinate made from it hold the same column, so loading either loads
@@ -247,7 +247,7 @@ class _Column(xr.backends.BackendArray):
         self._sorted: bool | None = None
 
     @classmethod
-    def of(cls, variable: xr.Variable) -> _Column:
+    def of(cls, variable: xr.Variable) -> Column:
         """Column over ``variable``, which is not loaded."""
         column = cls(variable.shape, variable.dtype)
         column._source = variable
@@ -256,6 +256,11 @@ class _Column(xr.backends.BackendArray):
         if getattr(variable, "_in_memory", False):
             column.load()
         return column
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the labels are in memory."""
+        return self._values is not None
 
     def load(self) -> Array:
         """All labels, as a read-only array."""
@@ -281,7 +286,7 @@ class _Column(xr.backends.BackendArray):
             key, self.shape, indexing.IndexingSupport.OUTER, lambda parts: self.read(parts[0])
         )
 
-    def take(self, where: Selection) -> _Column:
+    def take(self, where: Selection) -> Column:
         """Column of the labels at ``where``, as lazy as this one."""
         return type(self).of(self.variable("event")[where])
 
@@ -301,7 +306,7 @@ class _Column(xr.backends.BackendArray):
             self._sorted = ascending and bool(np.all(labels[-1:] == labels[-1:]))
         return self._sorted
 
-    def equals(self, other: _Column) -> bool:
+    def equals(self, other: Column) -> bool:
         """Whether the labels are the same; loads only what shape and identity leave open."""
         if self is other:
             return True
@@ -310,10 +315,10 @@ class _Column(xr.backends.BackendArray):
         nan = self.dtype.kind in "fcmM" and other.dtype.kind in "fcmM"
         return bool(np.array_equal(self.load(), other.load(), equal_nan=nan))
 
-    def __copy__(self) -> _Column:
+    def __copy__(self) -> Column:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Column:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Column:
         # Read-only, so sharing is safe, and a copied Dataset stays paired with its index.
         return self
 
@@ -352,7 +357,7 @@ class _Query:
             raise _refused(name, label, "labels; for a mask use ds.isel or ds.where")
         return cls(name, None, items)
 
-    def window(self, column: _Column) -> slice:
+    def window(self, column: Column) -> slice:
         """Consecutive positions outside which nothing can match."""
         if self._span is None or self._span == slice(None) or not column.is_sorted:
             return slice(0, column.shape[0])
@@ -362,7 +367,7 @@ class _Query:
         last = len(labels) if stop is None else int(np.searchsorted(labels, stop, "right"))
         return slice(first, max(first, last))
 
-    def mask(self, column: _Column, window: slice) -> Array | None:
+    def mask(self, column: Column, window: slice) -> Array | None:
         """Which events of ``window`` match; None where the window says it all."""
         if self._items is not None:
             wanted = _as_labels(self.name, self._items, column.dtype)
@@ -458,7 +463,7 @@ def _refused(name: Hashable, label: Any, expected: str) -> ValidationError:
     return ValidationError(f"sel({name}=...): got {label!r:.100}, expected {expected}")
 
 
-def _refuse_lossy(name: Hashable, parts: Sequence[_Column]) -> None:
+def _refuse_lossy(name: Hashable, parts: Sequence[Column]) -> None:
     """Refuse integer types whose common type is a float: large ids would change."""
     dtypes = [part.dtype for part in parts]
     if all(d.kind in "iu" for d in dtypes) and np.result_type(*dtypes).kind not in "iu":

@@ -20,6 +20,7 @@ from neurostore.arrays import Place, Source, StoredArray, lazy
 from neurostore.content import HASH_ATTR, RECORDING_ATTR
 from neurostore.errors import DamagedError
 from neurostore.index import with_event_index
+from neurostore.patterns import pattern_coords
 from neurostore.records import LINK_ATTR
 from neurostore.scales import address_of, attached, referrers
 from neurostore.schema import Kind
@@ -373,7 +374,7 @@ def dataset(
     """Put variables together; spike trains get the event index."""
     data = {key: variable for key, variable in variables.items() if key not in coordinates}
     coords = {key: variable for key, variable in variables.items() if key in coordinates}
-    ds = xr.Dataset(data, coords, dict(attrs))
+    ds = xr.Dataset(data, pattern_coords(coords), dict(attrs))
     if kind is not None and kind.combine == "ragged":
         ds = with_event_index(ds)
     return ds

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neurostore import names, schema, times, types
+from neurostore import gathered, names, schema, times, types
 from neurostore.deferred import deferred, is_dask
 from neurostore.errors import ValidationError
 from neurostore.h5attrs import Packed, pack
@@ -124,12 +124,15 @@ class Draft:
 
     @classmethod
     def of(cls, ds: xr.Dataset) -> Draft:
-        """Take a Dataset apart."""
-        variables = {
+        """Take a Dataset apart, sparse matrices too."""
+        variables: dict[Hashable, Any] = {
             key: Plain(variable.dims, _data(variable), variable.attrs)
             for key, variable in ds.variables.items()
         }
-        return cls(variables, frozenset(ds.coords), ds.attrs)
+        added, problems = gathered.take_apart(variables, Plain)
+        if problems:
+            raise ValidationError.of("Dataset", problems)
+        return cls(variables, frozenset({*ds.coords, *added}), ds.attrs)
 
     def to_dataset(self) -> xr.Dataset:
         """Put it together."""
@@ -154,7 +157,7 @@ class Draft:
 def _data(variable: xr.Variable) -> Any:
     """Return what a variable holds: an array in memory, or one that dask is still to compute."""
     data = variable.data
-    if type(data) is np.ndarray or is_dask(data):
+    if type(data) is np.ndarray or is_dask(data) or gathered.is_sparse(data):
         return data
     return variable.values
 
@@ -179,7 +182,9 @@ class _Findings:
 
 def infer_kind(ds: xr.Dataset | Draft) -> Kind | None:
     """Return the kind of ``ds`` from its stamp, or else its variables and dims."""
-    return schema.infer({name: var.dims for name, var in ds.variables.items()}, ds.attrs)
+    found = gathered.patterns(ds.variables)
+    dims = {name: gathered.expanded(var.dims, found) for name, var in ds.variables.items()}
+    return schema.infer(dims, ds.attrs)
 
 
 def problems(ds: xr.Dataset) -> list[str]:
@@ -258,6 +263,8 @@ def _record(ds: Draft, kind: Kind, found: _Findings) -> Record | None:
     taken = frozenset(variables) | ds.sizes.keys()
     _drop_derived_time(variables, timestamp)
     _check_variables(variables, ds, kind, found)
+    for odd in gathered.odd_patterns(variables, ds.sizes):
+        found.add(odd)
     stamp = variables.pop(schema.TIMESTAMP, None)
     columns = [
         column
@@ -274,7 +281,8 @@ def _record(ds: Draft, kind: Kind, found: _Findings) -> Record | None:
         return None
     own = stamp.attrs if stamp is not None else schema.TIMESTAMP_ATTRS
     stamped = _timestamp_column(timestamp, own, columns)
-    return _assemble(ds.sizes, kind, name, attrs, columns, stamped)
+    found_patterns = gathered.patterns(variables)
+    return _assemble(ds.sizes, kind, name, attrs, columns, stamped, found_patterns)
 
 
 def _timestamp(ds: Draft) -> float:
@@ -358,13 +366,14 @@ def _check_variables(
 
 
 def _check_against_rows(variables: Mapping[Hashable, Plain], kind: Kind, found: _Findings) -> None:
+    patterns = gathered.patterns(variables)
     for row in kind.variables:
         variable = variables.get(row.name)
         if variable is None:
             if row.required:
                 found.add(f"{row.name} is missing; expected dims {_shown(row)}")
             continue
-        if not row.allows(variable.dims, kind.grows):
+        if not row.allows(gathered.expanded(variable.dims, patterns), kind.grows):
             found.add(f"{row.name} has dims {variable.dims}, expected {_shown(row)}")
         if variable.dtype.kind not in row.kinds + "OT":
             found.add(f"{row.name} has dtype {variable.dtype}, expected numbers")
@@ -489,6 +498,7 @@ def _assemble(
     attrs: dict[str, Any],
     columns: list[Column],
     stamp: Column,
+    patterns: gathered.Patterns,
 ) -> Record:
     coordinates = [column for column in columns if column.coordinate]
     structure = _structure(sizes, kind, [*columns, stamp])
@@ -496,7 +506,7 @@ def _assemble(
         kind=kind,
         timestamp=float(stamp.values),
         name=name,
-        pieces=_pieces(kind, columns, stamp, name, attrs, structure),
+        pieces=_pieces(kind, columns, stamp, name, attrs, structure, patterns),
         structure=structure,
         labels=_labels(coordinates, kind.elastic if kind.combine == "ragged" else None),
         length=int(sizes.get(kind.elastic, 0)) if kind.elastic else 0,
@@ -510,6 +520,7 @@ def _pieces(
     name: str,
     attrs: dict[str, Any],
     structure: str,
+    patterns: gathered.Patterns,
 ) -> tuple[Piece, ...]:
     """Deal the variables to the parts: a coordinate goes wherever all its dims are used."""
     dealt: list[tuple[str, list[Column]]] = []
@@ -521,7 +532,7 @@ def _pieces(
     rows = {row.name for row in kind.variables}
     for column in columns:
         if column.name not in rows and kind.mapping != "variables":
-            for target in _homes(column, dealt):
+            for target in _homes(column, dealt, patterns):
                 target.append(column)
     named = [name for column in [*columns, stamp] for name in (column.name, *column.dims)]
     links = names.links(tuple(dict.fromkeys(named)))
@@ -531,11 +542,15 @@ def _pieces(
     )
 
 
-def _homes(column: Column, dealt: list[tuple[str, list[Column]]]) -> list[list[Column]]:
+def _homes(
+    column: Column, dealt: list[tuple[str, list[Column]]], patterns: gathered.Patterns
+) -> list[list[Column]]:
     own = set(column.dims)
-    fitting = [
-        mine for _, mine in dealt if own <= {d for c in mine for d in c.dims} | _extra_dims(column)
-    ]
+    fitting = []
+    for _, mine in dealt:
+        dims = {dim for c in mine for dim in c.dims} | _extra_dims(column)
+        if own <= dims | set(gathered.expanded(dims, patterns)):
+            fitting.append(mine)
     if column.coordinate and fitting:
         return fitting
     return fitting[:1] or [dealt[0][1]]

@@ -35,6 +35,10 @@ TIMESTAMP_ATTRS = {
 #: second T axis.
 TIME_ATTRS = {"long_name": "timestamp as a date"}
 
+#: Dimensions of the values of sparse matrices, and the dimensions that each stands for: the first
+#: that is free is taken, matrices of one pattern share it.
+GATHERED = {"synapse": ("pre", "post"), "connection": ("pre", "post")}
+
 NUMBERS = "biufcV"  # V: bfloat16 and its kin
 ANYTHING = NUMBERS + "USMm"
 

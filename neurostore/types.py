@@ -93,6 +93,11 @@ def as_numpy(value: Any) -> np.ndarray[Any, Any]:
     >>> as_numpy([1, 2]).dtype
     dtype('int64')
     """
+    if hasattr(value, "nnz") or hasattr(value, "nse"):
+        raise TypeError(
+            f"a sparse {type(value).__name__} is not taken here; expected a dense array "
+            "(toarray(), todense())"
+        )
     array = np.asarray(value)
     if array.dtype.kind == "O":
         return _objects_as_text(array)

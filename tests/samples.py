@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import scipy.sparse
 import xarray as xr
 
 from neurostore import builders
@@ -61,6 +63,23 @@ def dims_of(rule: Variable, variant: int) -> tuple[str, ...]:
     return rule.dims[min(variant, len(rule.dims) - 1)]
 
 
+class Sparse(Kind):
+    """A kind whose samples have their matrices sparse, with explicit zeros and empty rows."""
+
+    @classmethod
+    def of(cls, kind: Kind) -> Sparse:
+        return cls(**{field.name: getattr(kind, field.name) for field in fields(Kind)})
+
+
+def sparse(dense: np.ndarray[Any, Any]) -> scipy.sparse.csr_array:
+    """Return every third value of a matrix, of which one is 0."""
+    rows, columns = (places[::3] for places in np.indices(dense.shape).reshape(2, -1))
+    data = dense[rows, columns].copy()
+    data[:1] = 0
+    places = (rows.astype(np.int32), columns.astype(np.int32))
+    return scipy.sparse.coo_array((data, places), shape=dense.shape).tocsr()
+
+
 def variants(kind: Kind) -> int:
     """Return in how many ways the dimensions of a kind can be chosen."""
     return max(4 if rule.any_rank else len(rule.dims) for rule in kind.variables)
@@ -85,7 +104,9 @@ def values(kind: Kind, *, variant: int = 0, dtype: str = "f") -> dict[str, Any]:
         for dim in dims:
             if dim not in sizes:
                 sizes[dim] = next(lengths)
-        made_values[rule.name] = array(tuple(sizes[dim] for dim in dims), dtype_of(rule, dtype))
+        made = array(tuple(sizes[dim] for dim in dims), dtype_of(rule, dtype))
+        is_sparse = isinstance(kind, Sparse) and dims == ("pre", "post") and made.dtype.kind != "V"
+        made_values[rule.name] = sparse(made) if is_sparse else made
     return made_values
 
 

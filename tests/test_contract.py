@@ -15,11 +15,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import scipy.sparse
 import xarray as xr
 from samples import (
     DTYPES,
     METADATA,
     NAME,
+    Sparse,
     T,
     array,
     assert_same,
@@ -280,6 +282,10 @@ def has_its_methods_on_the_array_face(kind: Kind, tmp_path: Path) -> None:
 def _assert_same_answer(have: Any, want: Any) -> None:
     if isinstance(want, np.ndarray):
         assert_same_values(have, want)
+    elif scipy.sparse.issparse(want):
+        assert have.shape == want.shape
+        for name in ("data", "indices", "indptr"):
+            assert_same_values(getattr(have, name), getattr(want, name), name)
     elif isinstance(want, dict) and any(isinstance(v, np.ndarray) for v in want.values()):
         assert list(have) == list(want)
         for name in want:
@@ -376,8 +382,8 @@ def goes_through_the_accessor(kind: Kind, tmp_path: Path) -> None:
 
 def goes_in_as_one_variable(kind: Kind, tmp_path: Path) -> None:
     ds = record(kind)
-    if kind.mapping is not None or len(ds.data_vars) != 1:
-        return
+    if kind.mapping is not None or len(ds.data_vars) != 1 or isinstance(kind, Sparse):
+        return  # a DataArray of synapses does not say how many neurons there are
     (name,) = ds.data_vars
     alone = ds[name].assign_attrs(ds.attrs)
     record_id = alone.neuro.store(tmp_path / "run.h5", durability="process")
@@ -421,6 +427,21 @@ CLAUSES: list[Callable[[Kind, Path], None]] = [
     stays_in_one_history_when_its_file_is_rotated,
 ]
 by_name = {"ids": lambda value: getattr(value, "__name__", None) or value.name}
+
+
+WITH_MATRICES = [
+    Sparse.of(kind)
+    for kind in KINDS.values()
+    if any(("pre", "post") in rule.dims for rule in kind.variables)
+]
+
+
+@pytest.mark.parametrize("kind", WITH_MATRICES, **by_name)
+@pytest.mark.parametrize("clause", CLAUSES, **by_name)
+def test_every_kind_with_sparse_matrices(
+    clause: Callable[[Kind, Path], None], kind: Kind, tmp_path: Path
+) -> None:
+    clause(kind, tmp_path)
 
 
 @pytest.mark.parametrize("kind", list(KINDS.values()), **by_name)

@@ -34,6 +34,7 @@ FLOORS = {
     "schema": 1,
     "guard": 1,
     "h5attrs": 1,
+    "gathered": 1.25,
     "records": 1.5,
     "safefile": 1.5,
     "writeout": 1,
@@ -50,6 +51,8 @@ FLOORS = {
     "catalogue_file": 3,
     "chunking": 3.25,
     "index": 3,
+    "patterns": 3.1,
+    "matrices": 3.25,
     "jaxio": 3,
     "likeness": 3,
     "growing": 3,
@@ -102,7 +105,7 @@ FLOORS = {
 HDF5_FLOORS = range(1, 4)
 # Heavy, or not installed everywhere: imported by the function that needs them.
 LAZY = {"fsspec", "jax", "matplotlib", "dask", "netCDF4", "cf_xarray"}
-LAZY |= {"brian2", "neo", "nir", "pynapple", "pynwb", "zarr"}
+LAZY |= {"brian2", "neo", "nir", "pynapple", "pynwb", "scipy", "sparse", "zarr"}
 
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

@@ -64,7 +64,9 @@ def test_the_oldest_versions_are_those_that_the_project_allows() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    declared = {name_of(r) for r in required("plot", "dask", "zstd", "interop", "remote", "zarr")}
+    declared = {
+        name_of(r) for r in required("plot", "dask", "zstd", "interop", "remote", "sparse", "zarr")
+    }
     # pandas is xarray's; Brian2 is no extra while its newest release forbids NumPy 2.4.
     declared |= {"pandas", "brian2"}
     undeclared = set()

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-__all__ = ["colour_bar", "colours", "matrix"]
+__all__ = ["MOST", "colour_bar", "colours", "matrix"]
 
 #: Rows and columns of an image, as many as a printed panel has dots; matplotlib averages the rest.
-_MOST = 500
+MOST = 500
 #: An image with a dimension of fewer cells is drawn cell by cell, since averaging would blur them,
 #: and has as many cells along the other as a panel on a screen has dots.
 _FEW, _DOTS = 65, 200
@@ -58,7 +58,7 @@ def matrix(
     """
     rows, columns = (along(da, dim) for dim in da.dims)
     few = min(da.shape) < _FEW
-    values, (tall, wide) = block_mean(da, most or (_DOTS if few else _MOST), where)
+    values, (tall, wide) = block_mean(da, most or (_DOTS if few else MOST), where)
     left, right = cell_edges(columns.positions)
     top, bottom = cell_edges(rows.positions)
     look = {"extent": (left, right, bottom, top), "aspect": "auto"} | colours(values)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from neurostore import records, schema
+from neurostore import matrices, records, schema
 from neurostore.errors import ValidationError
 from neurostore.optional import needs
 from neurostore.plot.axes import Panel, note, plain
-from neurostore.plot.heat import colour_bar, matrix
+from neurostore.plot.heat import MOST, colour_bar, matrix
 from neurostore.plot.lines import curve, evolution, histogram, moments, traces
 from neurostore.plot.spikes import raster, rates
 from neurostore.plot.thinning import numbers
@@ -127,16 +127,35 @@ def _snapshot(ds: xr.Dataset) -> list[Panel]:
     panels = []
     if "weights" in ds:
         weights, where, title = ds["weights"], None, "weights"
-        if "adjacency" in ds and ds["adjacency"].dims == weights.dims:
+        if matrices.is_gathered(ds, "weights"):
+            title = "weights of synapses"
+        elif "adjacency" in ds and ds["adjacency"].dims == weights.dims:
             where, title = ds["adjacency"], "weights of connections"
-        image, steps = partial(_with_colours, where=where), partial(histogram, where=where)
-        panels.append(_panel(weights, image, "weights", title=title))
+        panels.append(_matrix(ds, "weights", _with_colours, title, where))
+        steps = partial(histogram, where=where)
         panels.append(_panel(weights, steps, "distribution", title=f"all {title}"))
     if "states" in ds:
         panels.append(_states(ds["states"]))
     if "adjacency" in ds:
-        panels.append(_panel(ds["adjacency"], _connections, "adjacency", title="connections"))
+        panels.append(_matrix(ds, "adjacency", _connections, "connections"))
     return panels
+
+
+def _matrix(
+    ds: xr.Dataset,
+    name: str,
+    draw: Callable[..., Any],
+    title: str,
+    where: xr.DataArray | None = None,
+) -> Panel:
+    """Return the image of a matrix; of a sparse one places without a synapse stay blank."""
+    if not matrices.is_gathered(ds, name) or not ds[name].size:
+        draw = draw if where is None else partial(draw, where=where)
+        return _panel(ds[name], draw, name, title=title)
+    means, (tall, wide) = matrices.coarse(ds, name, MOST)
+    if tall * wide > 1:
+        title = f"{title}, means of the synapses in {tall:,} × {wide:,}"
+    return _panel(means, draw, name, title=title)
 
 
 def _connections(da: xr.DataArray, ax: Axes, **style: Any) -> Any:
@@ -217,7 +236,9 @@ def _changes(ds: xr.Dataset) -> list[Panel]:
     changes = ds["changes"]
     return [
         _panel(changes, histogram, "distribution", title="distribution"),
-        _any(changes, "changes", title="one by one"),
+        _matrix(ds, "changes", _with_colours, "one by one")
+        if matrices.is_gathered(ds, "changes")
+        else _any(changes, "changes", title="one by one"),
     ]
 
 
