@@ -16,8 +16,9 @@ from neurostore.osio import IO
 
 __all__ = ["WriteOut"]
 
-#: Fewer bytes are written by the commit's own sync in the time that a thread takes to wake up.
-_BYTES: Final = 1 << 20
+#: A sync costs the file system a commit of its own journal, and holds up whoever writes meanwhile:
+#: with fewer bytes than that it is not worth it.
+_BYTES: Final = 3 << 20
 
 _pool: tuple[int, ThreadPoolExecutor] | None = None
 

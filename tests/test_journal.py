@@ -531,7 +531,7 @@ class LateSyncs(OsIO):
 
 
 def large(h5file: h5py.File) -> None:
-    h5file["records"].create_dataset("large", data=np.arange(200_000.0), chunks=(10_000,))
+    h5file["records"].create_dataset("large", data=np.arange(500_000.0), chunks=(50_000,))
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
