@@ -16,9 +16,10 @@ import deflate
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
-__all__ = ["ISAL", "RLE", "Encoder", "libdeflate", "plain_zlib", "zng"]
+__all__ = ["ISAL", "RAW", "RLE", "Encoder", "libdeflate", "plain_zlib", "zng"]
 
-_RAW = -15
+#: What zlib calls raw deflate with the largest window.
+RAW = -15
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Encoder:
 
 
 def _isal_piece(data: Any) -> bytes:
-    packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, _RAW)
+    packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, RAW)
     return bytes(packer.compress(data) + packer.flush(isal_zlib.Z_SYNC_FLUSH))
 
 
@@ -60,7 +61,7 @@ def zng(level: int, *, runs: bool = False) -> Encoder:
         return bytes(packer.compress(data) + packer.flush())
 
     def piece(data: Any) -> bytes:
-        packer = zlib_ng.compressobj(level, zlib_ng.DEFLATED, _RAW, 9, strategy)
+        packer = zlib_ng.compressobj(level, zlib_ng.DEFLATED, RAW, 9, strategy)
         return bytes(packer.compress(data) + packer.flush(zlib_ng.Z_SYNC_FLUSH))
 
     return Encoder(f"zlib-ng {'runs' if runs else level}", whole, piece)

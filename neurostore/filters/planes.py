@@ -24,7 +24,7 @@ import numpy as np
 from numcodecs import blosc
 from zlib_ng import zlib_ng
 
-from .encoders import ISAL, Encoder
+from .encoders import ISAL, RAW, Encoder
 
 __all__ = [
     "PLANE_BYTES",
@@ -271,11 +271,8 @@ def _recognised(view: memoryview, size: int, count: int) -> tuple[Array, int] | 
     if varying == size and not done:
         return None
     if rest:
-        try:
-            inflated = deflate.deflate_decompress(b"".join((view[start:end], _SHORT_END)), rest)
-        except deflate.DeflateError:
-            return None
-        if len(inflated) != rest:
+        inflated = _inflated(view[start:end], rest)
+        if inflated is None:
             return None
         planes[done : varying * count] = np.frombuffer(inflated, np.uint8)
     elif start != end:
@@ -287,6 +284,25 @@ def _recognised(view: memoryview, size: int, count: int) -> tuple[Array, int] | 
     if varying > 1:
         planes[varying * count :] = 0
     return framed, varying
+
+
+_BROKEN: tuple[Any, ...] = (deflate.DeflateError, zlib_ng.error)
+
+
+def _inflated(blocks: memoryview, size: int) -> Any:
+    """Undo deflate blocks without an end that are so many bytes; None where they are not.
+
+    zlib-ng is faster where a bit or two stand for a byte, and at its start; libdeflate else.
+    """
+    found: bytes | bytearray
+    try:
+        if 3 * len(blocks) < size:
+            found = zlib_ng.decompressobj(RAW).decompress(blocks, size + 1)
+        else:
+            found = deflate.deflate_decompress(b"".join((blocks, _SHORT_END)), size)
+    except _BROKEN:
+        return None
+    return found if len(found) == size else None
 
 
 def _take_stored(view: memoryview, planes: Array) -> tuple[int, int]:
