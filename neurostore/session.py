@@ -154,8 +154,11 @@ class Session(OpenFile):
         return self.catalogue.renew(entry) is not None and not self.grows(entry)
 
     def is_recording(self, entry: Entry) -> bool:
-        """Tell whether a record is marked as being added to."""
+        """Tell whether a record is being added to: marked so, in a file that is not sealed."""
         with self.reading() as h5file:
+            seal = self._catalogue_for(h5file).ledger.seal
+            if seal is not None and seal.head != self.path.name:  # the rotation is finished
+                return False
             return any(tree.is_recording(h5file, address) for address in self._addresses(entry))
 
     def _addresses(self, entry: Entry) -> list[str]:

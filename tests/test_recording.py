@@ -35,6 +35,7 @@ from neurostore.errors import (
 from neurostore.following import Patience, new_records, parts
 from neurostore.osio import OsIO
 from neurostore.schema import KINDS, Kind
+from neurostore.session import attach
 from neurostore.store import Store
 
 T = 12.5
@@ -686,6 +687,8 @@ def test_a_recorder_goes_on_in_the_next_file_of_a_series(tmp_path: Path) -> None
                 rec.append(np.random.default_rng(n).random((5, 50)))
         assert rec.length == 300
         assert len(rec.ids) > 1
+        sealed = attach(min(tmp_path.glob("run.*.h5")), "r")  # what is in it is finished
+        assert not any(map(sealed.is_recording, sealed.catalogue.entries()))
         pieces = [store.retrieve(record_id) for record_id in rec.ids]
         for before, after in itertools.pairwise(pieces):
             assert after.attrs["continues"] == before.encoding["id"]
