@@ -16,7 +16,7 @@ import xarray as xr
 
 from neurostore.arrays import RowIndexArray, Seams, behind
 from neurostore.errors import ValidationError
-from neurostore.index import unloaded
+from neurostore.index import EventIndex, unloaded, with_event_index
 from neurostore.optional import needs
 
 __all__ = ["Chunks", "chunked", "with_preferred"]
@@ -25,11 +25,13 @@ __all__ = ["Chunks", "chunked", "with_preferred"]
 Chunks = int | Literal["auto"] | Mapping[Any, Any] | None
 #: Bytes of a piece where nothing is asked for: a task costs about 1 ms, decoding 8 MiB ten.
 _PREFERRED = 8 * 2**20
+#: Labels of so many bytes are no matter for dask, and grouping by them needs them in memory.
+_LABELS = 2**20
 Sizes = dict[Hashable, tuple[int, ...]]
 
 
 def chunked(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
-    """Return a Dataset whose values that are not in memory are dask arrays.
+    """Return a Dataset whose values that are not in memory are dask arrays; small labels are not.
 
     Parameters
     ----------
@@ -56,14 +58,27 @@ def chunked(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
     asked = _asked(ds, chunks)
     sizes = preferred(ds, target if chunks == "auto" or "auto" in asked.values() else _PREFERRED)
     given = {dim: size for dim, size in asked.items() if size is not None and size != "auto"}
-    arrays = {name: behind(unloaded(variable)) for name, variable in ds.variables.items()}
+    arrays = {
+        name: None if _is_label(ds, name) else behind(unloaded(variable))
+        for name, variable in ds.variables.items()
+    }
     token = dask.base.tokenize([array for array in arrays.values() if array is not None])
     result = ds.chunk({**sizes, **given}, name_prefix="neurostore-", token=token)
     variables = {n: (ds if array is None else result).variables[n] for n, array in arrays.items()}
-    coords = xr.Coordinates({n: variables.pop(n) for n in ds.coords}, dict(ds.xindexes))
-    made = xr.Dataset(variables, coords, ds.attrs)
+    indexes = {n: one for n, one in ds.xindexes.items() if not isinstance(one, EventIndex)}
+    coords = xr.Coordinates({n: variables.pop(n) for n in ds.coords}, indexes)
+    made = with_event_index(xr.Dataset(variables, coords, ds.attrs))
     made.encoding = ds.encoding
     return made
+
+
+def _is_label(ds: xr.Dataset, name: Hashable) -> bool:
+    """Whether a variable labels what there is, and is small; columns of events are data, too."""
+    if name not in ds.coords:
+        return False
+    events = {ds[n].dims for n, one in ds.xindexes.items() if isinstance(one, EventIndex)}
+    variable = ds.variables[name]
+    return variable.dims not in events and variable.nbytes <= _LABELS
 
 
 def with_preferred(ds: xr.Dataset) -> xr.Dataset:

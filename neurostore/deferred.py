@@ -8,6 +8,7 @@ asked for. It does not say in which pieces it is written; `filters` does.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ class Deferred:
         self.edges: tuple[int, ...] = (*_edges(data), *self._ours)
         #: Whether to ask for a part of such a piece costs as much as all of it.
         self.costly = is_dask(data)
+        #: Called with every part that is made, as it is in memory, and where it begins; raises.
+        self.examine: Callable[[Array, tuple[int, ...]], None] | None = None
 
     @property
     def ndim(self) -> int:
@@ -79,6 +82,8 @@ class Deferred:
                 f"a part of an array of {self._data.dtype} came out as {made.dtype}; the graph "
                 "of the dask array does not keep its own dtype"
             )
+        if self.examine is not None:
+            self.examine(made, tuple(part.start for part in where[:axes]))
         values: Array = types.to_stored(made).values
         return values[(slice(None),) * axes + where[axes:]]
 

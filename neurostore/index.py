@@ -236,7 +236,8 @@ class Column(xr.backends.BackendArray):
     """Labels of one coordinate: read at most once as a whole, then shared and read-only.
 
     The index and every coordinate made from it hold the same column, so loading either loads
-    both, and a Dataset that was loaded never goes back to its file.
+    both, and a Dataset that was loaded never goes back to its file.  What dask holds stays with
+    dask, beside the labels that a selection computed.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -268,7 +269,8 @@ class Column(xr.backends.BackendArray):
             assert self._source is not None
             values = np.asarray(self._source.values).view()
             values.flags.writeable = False
-            self._values, self._source = values, None
+            self._values = values
+            self._source = self._source if self._is_dask else None
         return self._values
 
     def read(self, where: Any) -> Array:
@@ -286,15 +288,31 @@ class Column(xr.backends.BackendArray):
             key, self.shape, indexing.IndexingSupport.OUTER, lambda parts: self.read(parts[0])
         )
 
+    @property
+    def _is_dask(self) -> bool:
+        return self._source is not None and self._source.chunks is not None
+
     def take(self, where: Selection) -> Column:
         """Column of the labels at ``where``, as lazy as this one."""
-        return type(self).of(self.variable("event")[where])
+        taken = type(self).of(self.variable("event")[where])
+        if taken._values is None and self._values is not None:
+            taken._values = self._values[where]
+        return taken
 
     def variable(self, dim: Hashable, like: xr.Variable | None = None) -> xr.Variable:
-        """Coordinate along ``dim`` over these labels, with the attributes of ``like``."""
-        data = indexing.LazilyIndexedArray(self) if self._values is None else self._values
+        """Coordinate along ``dim`` over these labels, with the attributes of ``like``.
+
+        Dask holds it where dask holds ``like``: a part of what was chunked stays chunked, and one
+        of what was loaded since does not.
+        """
+        data: Any = indexing.LazilyIndexedArray(self) if self._values is None else self._values
+        if self._source is not None and self._is_dask and (like is None or like.chunks):
+            data = self._source.data
         attrs, encoding = ({}, {}) if like is None else (dict(like.attrs), dict(like.encoding))
-        return xr.Variable((dim,), data, attrs, encoding)
+        made = xr.Variable((dim,), data, attrs, encoding)
+        if like is not None and like.chunks and made.chunks is None:
+            return made.chunk({dim: max(1, *like.chunks[0])})
+        return made
 
     @property
     def is_sorted(self) -> bool:

@@ -11,14 +11,14 @@ import hashlib
 import json
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from neurostore import gathered, names, schema, times, types
-from neurostore.deferred import deferred, is_dask
+from neurostore.deferred import Deferred, deferred, is_dask
 from neurostore.errors import ValidationError
 from neurostore.h5attrs import Packed, pack
 from neurostore.schema import Kind
@@ -273,8 +273,10 @@ def _record(ds: Draft, kind: Kind, found: _Findings) -> Record | None:
     ]
     for rule in kind.variables:
         if rule.finite:
-            fitting = (c.values for c in columns if c.name == rule.name)
-            problem = odd_values(rule, next(fitting, None))
+            values = next((c.values for c in columns if c.name == rule.name), None)
+            if isinstance(values, Deferred):
+                values.examine = partial(_refuse_odd, kind, rule)
+            problem = odd_values(rule, values)
             if problem is not None:
                 found.add(problem)
     if found.problems:
@@ -382,10 +384,15 @@ def _check_against_rows(variables: Mapping[Hashable, Plain], kind: Kind, found: 
         found.add(f"no variable of the kind is there; expected at least one of {expected}")
 
 
-def odd_values(row: schema.Variable, values: Any) -> str | None:
+def odd_values(row: schema.Variable, values: Any, start: int = 0) -> str | None:
     """Return what is wrong with the values of a variable that must be finite, if anything is.
 
-    Values that are not in memory yet are not looked at.
+    Values that are not in memory yet are looked at when they are made, piece by piece.
+
+    Parameters
+    ----------
+    start
+        Position of the first.
     """
     if not row.finite or not isinstance(values, np.ndarray) or values.dtype.kind not in "fc":
         return None
@@ -395,8 +402,17 @@ def odd_values(row: schema.Variable, values: Any) -> str | None:
     odd = np.flatnonzero(~fine.reshape(-1))
     return (
         f"{row.name} has {len(odd)} values that are NaN or infinite, the first at position "
-        f"{odd[0]}; an event without a time cannot be found again, leave it out"
+        f"{start + odd[0]}; an event without a time cannot be found again, leave it out"
     )
+
+
+def _refuse_odd(
+    kind: Kind, row: schema.Variable, made: np.ndarray[Any, Any], start: tuple[int, ...]
+) -> None:
+    """Raise while a piece is written, which undoes the commit."""
+    problem = odd_values(row, made, start[0])
+    if problem is not None:
+        raise ValidationError.of(kind.name, [problem])
 
 
 def _shown(row: schema.Variable) -> str:

@@ -131,3 +131,58 @@ def test_many_files_open_as_one(path: Path, tmp_path: Path) -> None:
 def test_chunks_that_mean_nothing_are_refused(path: Path, chunks: object, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         neurostore.open(path, "r").retrieve("train_1.0", chunks=chunks)
+
+
+def test_what_is_taken_of_chunked_spikes_stays_chunked(path: Path) -> None:
+    store = neurostore.open(path, "r")
+    plain = store.range("spike_train")
+    for ds in (store.range("spike_train", chunks={"spike": 10_000}), plain.chunk(spike=10_000)):
+        for taken, wanted in (
+            (ds.isel(spike=slice(7, 30_000)), plain.isel(spike=slice(7, 30_000))),
+            (ds.sel(neuron_ids=[2, 3]), plain.sel(neuron_ids=[2, 3])),
+        ):
+            for name in ("spike_times", "neuron_ids", "record_index"):
+                assert isinstance(taken[name].data, da.Array)
+                assert max(taken[name].data.chunks[0]) <= 10_000
+            assert taken.compute().identical(wanted.compute())
+            again = taken.sel(spike_times=slice(0.5, None))
+            np.testing.assert_array_equal(
+                again.neuron_ids, wanted.sel(spike_times=slice(0.5, None)).neuron_ids
+            )
+        loaded = ds.compute().isel(spike=slice(0, 10))
+        assert isinstance(loaded.spike_times.values, np.ndarray)
+        assert loaded.spike_times.chunks is None
+
+
+def test_small_labels_stay_out_of_dask(tmp_path: Path) -> None:
+    """Grouping by them needs their values."""
+    for moment in range(4):
+        ds = neurostore.reservoir_states(
+            np.full((3, 5), float(moment)), "ab"[moment % 2], timestamp=float(moment)
+        )
+        ds.assign_coords(cell=("neuron", ["e", "i", "e"])).neuro.store(tmp_path / "run.h5")
+    ds = neurostore.open(tmp_path / "run.h5").range("reservoir_states", chunks={"record": 1})
+    assert isinstance(ds.states.data, da.Array)
+    assert [n for n, c in ds.coords.items() if c.chunks is not None] == []
+    by_name = ds.states.mean(["neuron", "time"]).groupby("reservoir_id").mean()
+    assert by_name.values.tolist() == [1.0, 2.0]
+    assert ds.states.groupby("cell").sum().isel(record=1, time=0).values.tolist() == [2.0, 1.0]
+
+
+def test_times_that_are_none_are_found_as_dask_makes_them(tmp_path: Path) -> None:
+    """Such large columns are first looked at while they are written."""
+    size, piece = 4_400_000, 1_000_000
+    numbers = da.arange(size, chunks=piece)
+    times = da.where(numbers == 3_999_999, np.nan, numbers.astype("f8"))
+    ds = xr.Dataset(
+        {"spike_times": ("spike", times), "neuron_ids": ("spike", numbers % 7)},
+        {"timestamp": 1.0},
+        {"kind": "spike_train"},
+    )
+    with neurostore.open(tmp_path / "run.h5", durability="process") as store:
+        kept = store.store(neurostore.spike_train([0.1], [1], timestamp=0.0))
+        before = store.path.read_bytes()
+        with pytest.raises(ValidationError, match="the first at position 3999999"):
+            store.store(ds)
+        assert store.ids() == [kept]
+        assert store.path.read_bytes() == before

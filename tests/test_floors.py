@@ -25,6 +25,7 @@ FLOORS = {
     "places": 0.5,
     "progress": 0.5,
     "wording": 0.5,
+    "workers": 0.5,
     "journal": 1,
     "lockfile": 1,
     "remote": 1,
@@ -104,7 +105,7 @@ FLOORS = {
 }
 HDF5_FLOORS = range(1, 4)
 # Heavy, or not installed everywhere: imported by the function that needs them.
-LAZY = {"fsspec", "jax", "matplotlib", "dask", "netCDF4", "cf_xarray"}
+LAZY = {"fsspec", "jax", "matplotlib", "dask", "distributed", "netCDF4", "cf_xarray"}
 LAZY |= {"brian2", "neo", "nir", "pynapple", "pynwb", "scipy", "sparse", "zarr"}
 
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
