@@ -14,6 +14,7 @@ from benchmarks import (
     breakdown,
     cleanup,
     compaction,
+    dask_cluster,
     encoders,
     growth,
     import_time,
@@ -66,6 +67,7 @@ CASES: tuple[Case, ...] = (
     compaction,
     peers,
     appends,
+    dask_cluster,
 )
 
 
