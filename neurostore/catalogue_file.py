@@ -11,7 +11,9 @@ of its own rows and no metadata.  Those bytes are put where HDF5 would put them,
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import os
 import secrets
 import struct
@@ -28,13 +30,18 @@ from neurostore.catalogue import ROW, STATE, Catalogue, RowsRead, Table, Texts
 from neurostore.schema import KINDS
 
 __all__ = [
+    "CHUNK",
     "GROUP",
+    "SAME_TABLES",
     "RawFile",
     "Writer",
+    "chunk_place",
     "create",
     "read",
     "read_state",
     "refresh",
+    "sound_rows",
+    "state_at",
     "state_offset",
 ]
 
@@ -51,9 +58,9 @@ _UNUSED["removed"] = 1
 _UNCACHED = h5p.create(h5p.DATASET_ACCESS)
 _UNCACHED.set_chunk_cache(0, 0, 1.0)
 #: Rows in one chunk of a table: 32 KB; a million rows are then 1,954 chunks.
-_CHUNK = 512
+CHUNK = 512
 #: Rows that are read at a time: 512 KB, which stay in the cache of a core.
-_BLOCK = 16 * _CHUNK
+_BLOCK = 16 * CHUNK
 _STATE_SIZE = 16
 
 
@@ -163,6 +170,42 @@ def refresh(held: Catalogue, h5file: h5py.File) -> bool:
 _DAMAGES = (KeyError, OSError, ValueError, RuntimeError, IndexError)
 #: What of the state is as it was while rows are only added.
 _UNCHANGED = ("file_id_0", "file_id_1", "epoch", "rewritten")
+#: What is as it was while rows are added that bring no text with them.
+SAME_TABLES = (*_UNCHANGED, "texts", "texts_crc")
+
+
+def state_at(descriptor: int, offset: int) -> dict[str, int] | None:
+    """Return the counters of a catalogue as they stand in the file; None where they are unsound."""
+    data = os.pread(descriptor, 8 * _STATE_SIZE, offset)
+    if len(data) != 8 * _STATE_SIZE:
+        return None
+    values = struct.unpack(f"<{_STATE_SIZE}q", data)
+    if functools.reduce(operator.xor, values) != _SOUND:
+        return None
+    return dict(zip(STATE, values, strict=False))
+
+
+def chunk_place(h5file: h5py.File, name: str, row: int) -> int | None:
+    """Return where in the file the chunk with a row of a table is, which never moves."""
+    try:
+        path = b"/".join((GROUP, name.encode(), b"rows"))
+        dataset = h5d.open(h5file.id, path, _UNCACHED)
+        if dataset.get_create_plist().get_chunk() != (CHUNK,) or dataset.get_type() != _ROW_TYPE:
+            return None
+        place = dataset.get_chunk_info_by_coord((row - row % CHUNK,)).byte_offset
+    except _DAMAGES:
+        return None
+    return None if place is None else int(place)
+
+
+def sound_rows(rows: np.ndarray[Any, Any]) -> RowsRead | None:
+    """Return those of at most a chunk of rows that are, or were, records; None for unsound ones."""
+    rows = rows[: _used(rows)]
+    words = rows.view("<u8").reshape(len(rows), ROW.itemsize // 8)
+    if not (_folded(words) == _SOUND).all():
+        return None
+    moments = np.ascontiguousarray(rows["timestamp"])
+    return RowsRead(rows, moments, np.flatnonzero(words[:, _ODD_WORD]))
 
 
 def _read_new(h5file: h5py.File, catalogue: Catalogue) -> None:
@@ -252,13 +295,13 @@ def _filler(h5file: h5py.File, dataset: h5d.DatasetID, first: int) -> _Fill:
         found: list[tuple[int, int]] = []
         dataset.chunk_iter(lambda info: found.append((info.byte_offset, info.size)))
         served.anticipate(found)
-    plain = h5file.driver == "sec2" and dataset.get_create_plist().get_chunk() == (_CHUNK,)
+    plain = h5file.driver == "sec2" and dataset.get_create_plist().get_chunk() == (CHUNK,)
     if first or not plain or not hasattr(os, "preadv") or dataset.get_type() != _ROW_TYPE:
         return by_hdf5
     descriptor = h5file.id.get_vfd_handle()
     places: list[int] = []
     dataset.chunk_iter(lambda info: places.append(info.byte_offset))
-    if len(places) * _CHUNK != dataset.shape[0]:
+    if len(places) * CHUNK != dataset.shape[0]:
         return by_hdf5
 
     def by_bytes(first: int, block: np.ndarray[Any, Any]) -> None:
@@ -275,8 +318,8 @@ def _pieces(places: list[int], first: int, count: int) -> Iterator[tuple[int, in
     """Yield offset and length of the pieces of a file that hold rows."""
     offset = length = 0
     while count:
-        number, inside = divmod(first, _CHUNK)
-        taken = min(count, _CHUNK - inside)
+        number, inside = divmod(first, CHUNK)
+        taken = min(count, CHUNK - inside)
         where = places[number] + inside * ROW.itemsize
         if where != offset + length:
             if length:
@@ -305,7 +348,7 @@ def _used(rows: np.ndarray[Any, Any]) -> int:
     A damaged version fails the check of its row or, in the last chunk, ends the table early,
     which the count of rows shows.
     """
-    tail = rows["version"][-_CHUNK:] == 0
+    tail = rows["version"][-CHUNK:] == 0
     return len(rows) - len(tail) + int(np.argmax(tail)) if tail.any() else len(rows)
 
 
@@ -382,7 +425,7 @@ class Writer:
             catalogue.state["rewritten"] += 1
         table.changed.clear()
         if table.written < table.size:
-            needed = -(-table.size // _CHUNK) * _CHUNK
+            needed = -(-table.size // CHUNK) * CHUNK
             dataset = self._dataset(link + b"/rows")
             if dataset.shape[0] < needed:
                 _extend(dataset, self._dataset(link + b"/record"), needed)
@@ -393,11 +436,11 @@ class Writer:
         """Write rows, with their checks, into their chunks."""
         rows, done = _checked(rows), 0
         while done < len(rows):
-            number, inside = divmod(first + done, _CHUNK)
-            count = min(_CHUNK - inside, len(rows) - done)
+            number, inside = divmod(first + done, CHUNK)
+            count = min(CHUNK - inside, len(rows) - done)
             where = self._chunks.get((link, number))
             if where is None:
-                info = self._dataset(link + b"/rows").get_chunk_info_by_coord((number * _CHUNK,))
+                info = self._dataset(link + b"/rows").get_chunk_info_by_coord((number * CHUNK,))
                 where = self._chunks[link, number] = int(info.byte_offset)
             self._raw.put(rows[done : done + count].tobytes(), where + inside * ROW.itemsize)
             done += count
@@ -447,7 +490,7 @@ def _create_table(group: h5g.GroupID, link: bytes, number: int) -> None:
     scale = _scale(parent, b"record", None, number)
     kind = h5t.py_create(ROW)
     kind.commit(parent, b"row_t")
-    rows = _growing(parent, b"rows", kind, _CHUNK, _UNUSED)
+    rows = _growing(parent, b"rows", kind, CHUNK, _UNUSED)
     _note(rows, "comment", "rows whose removed is not 0 are no records")
     h5py.h5ds.attach_scale(rows, scale, 0)
 

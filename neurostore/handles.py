@@ -34,6 +34,7 @@ from neurostore.rebuilding import merge, rebuild
 from neurostore.registry import Key, Registry, key_of
 from neurostore.remote import RemoteFile
 from neurostore.stencil import Stencils
+from neurostore.tails import Tails
 from neurostore.tree import H5File
 
 __all__ = ["Handles"]
@@ -78,6 +79,7 @@ class Handles:
         self._state_offset = -1
         self._catalogue: Catalogue | None = None
         self._catalogue_of: object = None
+        self._tails: Tails | None = None
         #: One part of each structure, for the catalogue's codes.
         self._templates: dict[int, dict[str, Part]] = {}
         self._untouched = False
@@ -135,6 +137,24 @@ class Handles:
                 merge(held, h5file)
         self._catalogue, self._catalogue_of = held, h5file
         return held
+
+    def _followed(self) -> Catalogue | None:
+        """Return the catalogue as of another process's commit, if that is told without HDF5.
+
+        Under the reading lock.  The handle for reading stays as old as it is: whoever reads a
+        record finds that it is, and opens another.
+        """
+        held = self._catalogue
+        if held is None or self._state_fd < 0 or self._state_offset < 0:
+            return None
+        if self._tails is None and self._reader is not None and self._catalogue_of is self._reader:
+            self._tails = Tails(self._reader, held)
+        if self._tails is None or journal.pending(self.path, io=self.io):
+            return None
+        if not self._tails.follow(self._state_fd, self._state_offset, held):
+            self._tails = None
+            return None
+        return held if self._is_as_noted(held) else None
 
     def _is_current(self) -> bool:
         assert self._file is not None
@@ -217,6 +237,7 @@ class Handles:
         if self._state_fd >= 0:
             os.close(self._state_fd)
         self._state_fd = self._state_offset = -1
+        self._tails = None
         self.size = self.rows = 0
         key = key_of(self.path)
         assert key is not None

@@ -156,8 +156,23 @@ class OpenFile(Handles):
     @property
     def catalogue(self) -> Catalogue:
         """The time table, brought up to date."""
-        with self.reading() as h5file:
-            return self._catalogue_for(h5file)
+        with self.mutex:
+            if self._is_behind():
+                with self._locks.reading():
+                    self._check_in_place()
+                    found = self._followed()
+                if found is not None:
+                    return found
+            with self.reading() as h5file:
+                return self._catalogue_for(h5file)
+
+    def _is_behind(self) -> bool:
+        """Tell whether others committed since this process opened its handle for reading."""
+        self._check_open()
+        mine = self._depth or self._within is not None or self._writer is not None
+        if mine or self._overlay is not None or self._locks.alone or self.is_remote:
+            return False
+        return self._reader is not None and self._state() != self._reader_state
 
     def _finish_commit(self, deadline: float) -> None:
         """Apply what a dead writer left; read through it where the file cannot be written.

@@ -50,6 +50,7 @@ FLOORS = {
     "arrays": 3,
     "catalogue": 2.5,
     "catalogue_file": 3,
+    "tails": 3.25,
     "chunking": 3.25,
     "index": 3,
     "patterns": 3.1,
