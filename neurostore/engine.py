@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 from xarray.backends import BackendEntrypoint
 
+from neurostore import foreign
 from neurostore.chunking import with_preferred
 from neurostore.errors import NotAStoreError, ValidationError
 from neurostore.store import Store
@@ -126,6 +127,7 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         **decoding
             The options of decoding of `open_dataset`.
         """
+        foreign.check_options(decoding)
         store = _opened(filename_or_obj)
         found = store.tree(kind, start, end, name=name)
         if decoding := _given(**decoding):

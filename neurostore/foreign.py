@@ -21,8 +21,20 @@ from neurostore.arrays import AsStoredArray, Source, lazy
 from neurostore.content import HASH_ATTR
 from neurostore.reading import NON_COORD, Item, items_of
 
-__all__ = ["indexed", "is_foreign", "opened"]
+__all__ = ["OPTIONS", "applies", "check_options", "indexed", "opened"]
 
+#: Options of `xarray.open_dataset` that say how to decode.
+OPTIONS = frozenset(
+    {
+        "mask_and_scale",
+        "decode_times",
+        "concat_characters",
+        "decode_coords",
+        "drop_variables",
+        "use_cftime",
+        "decode_timedelta",
+    }
+)
 #: A group with it is a part of a record of ours, wherever it stands.
 _STAMP = b"schema_version"
 _FILTERS = {
@@ -37,11 +49,20 @@ _FILTERS = {
 _VALUES = ("_FillValue", "missing_value")
 
 
-def is_foreign(root: h5g.GroupID, path: str) -> bool:
-    """Tell whether a group stands at ``path`` that is no part of a record."""
+def check_options(decoding: Iterable[str]) -> None:
+    """Raise TypeError for what is no option of decoding, as Python does for an argument."""
+    if unknown := sorted(set(decoding) - OPTIONS):
+        raise TypeError(f"unexpected {', '.join(unknown)}; expected some of {sorted(OPTIONS)}")
+
+
+def applies(root: h5g.GroupID, path: str, asked: bool) -> bool:
+    """Tell whether a group stands at ``path`` that is no part of a record, or is asked for so.
+
+    A bare dataset has no dimensions that xarray could read.
+    """
     guard.check_path(root, path.encode())
     found = h5o.open(root, path.encode())
-    return isinstance(found, h5g.GroupID) and not h5py.h5a.exists(found, _STAMP)
+    return isinstance(found, h5g.GroupID) and (asked or not h5py.h5a.exists(found, _STAMP))
 
 
 def opened(
@@ -92,9 +113,7 @@ class _Group(AbstractDataStore):
         items, dims = items_of(root, group, path, None)
         self._attrs = _plain(h5attrs.read_all(group, skip=frozenset({HASH_ATTR})))
         self._variables = {
-            item.link.decode().removeprefix(NON_COORD): _variable(
-                item, dims[item.link], path, source, where
-            )
+            _name_of(item): _variable(item, dims[item.link], path, source, where)
             for item in items
             if not item.bare
         }

@@ -8,6 +8,7 @@ reads structure and attributes; values are left to the lazy arrays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from h5py import h5d, h5ds, h5g, h5o, h5s
 from neurostore import guard, h5attrs, schema, times, types
 from neurostore.arrays import Place, Source, StoredArray, lazy
 from neurostore.content import HASH_ATTR, RECORDING_ATTR
+from neurostore.damage import UNREADABLE
 from neurostore.errors import DamagedError
 from neurostore.index import with_event_index
 from neurostore.patterns import pattern_coords
@@ -123,7 +125,8 @@ def items_of(
     """
     opened = _opened(parent, group, path)
     items = [_item(link, item) for link, item in opened if isinstance(item, h5d.DatasetID)]
-    return items, _dimensions(items, kind, lambda: _scales_above(parent, path))
+    # Only others have dimensions from the groups around: those of a record have many neighbours.
+    return items, _dimensions(items, kind, lambda: {} if kind else _scales_above(parent, path))
 
 
 def _scales_above(root: h5g.GroupID, path: str) -> dict[int, str]:
@@ -133,9 +136,10 @@ def _scales_above(root: h5g.GroupID, path: str) -> dict[int, str]:
     for depth in range(len(parts) + 1):
         group = h5g.open(root, "/".join(parts[:depth]).encode()) if depth else root
         for link in group:
-            item = h5o.open(group, link) if guard.is_hard(group, link) else None
-            if isinstance(item, h5d.DatasetID) and h5ds.is_scale(item):
-                above[address_of(item)] = link.decode()
+            with suppress(*UNREADABLE):  # damage there is not the affair of this group
+                item = h5o.open(group, link) if guard.is_hard(group, link) else None
+                if isinstance(item, h5d.DatasetID) and h5ds.is_scale(item):
+                    above[address_of(item)] = link.decode()
     return above
 
 

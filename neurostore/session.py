@@ -304,16 +304,14 @@ class Session(OpenFile):
                 )
             held = self.catalogue
             entry = held.find(plain) if kind is not None else None
-            if entry is not None and not decoding:
+            if (decoding or kind is None) and foreign.applies(h5file.id, plain, bool(decoding)):
+                source, where = self._source(held, entry), str(self.path)
+                ds = foreign.opened(h5file.id, plain, source, where, decoding or {})
+            elif entry is not None:
                 ds = self.open_parts(entry)[plain]
             else:
-                source = self._source(held, entry)
-                if decoding or foreign.is_foreign(h5file.id, plain):
-                    where = str(self.path)
-                    ds = foreign.opened(h5file.id, plain, source, where, decoding or {})
-                else:
-                    part = tree.look(h5file, plain, source, kind)
-                    ds = reading.dataset(part.variables, part.coordinates, part.attrs, kind)
+                part = tree.look(h5file, plain, self._source(held, None), kind)
+                ds = reading.dataset(part.variables, part.coordinates, part.attrs, kind)
         ds.encoding.update(source=str(self.path), group=f"/{plain}")
         return ds
 

@@ -629,8 +629,9 @@ class Store(Kept):
         **decoding
             ``mask_and_scale``, ``decode_times`` and the other decoding options of
             `xarray.open_dataset`.  With any of them, a part of a record is decoded by xarray's
-            rules as well, as ``engine="h5netcdf"`` would.
+            rules as well, as ``engine="h5netcdf"`` would.  A bare dataset is read as it is.
         """
+        foreign.check_options(decoding)
         ds = self._ask(querying.open_group, address, decoding)
         return foreign.indexed(ds) if set_indexes else ds
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import netCDF4
 import numpy as np
 import pytest
@@ -209,6 +210,22 @@ def test_a_record_is_decoded_as_ever_unless_it_is_asked_otherwise(
     assert_identical(stored, asked)
     tree = xr.open_datatree(path, engine=ENGINE, decode_cf=False)
     assert tree[f"/{address}/maps"].dtype == np.float32
+
+
+def test_options_that_do_not_exist_are_refused(written: Path) -> None:
+    with pytest.raises(TypeError, match="knid"):
+        xr.open_datatree(written, engine=ENGINE, knid="spike_train")
+    with neurostore.open(written, "r") as store, pytest.raises(TypeError, match="decode_tmes"):
+        store.open_group("outer", decode_tmes=False)
+
+
+def test_a_bare_dataset_is_read_as_it_is(tmp_path: Path) -> None:
+    path, address = tmp_path / "plain.h5", "activations/reservoir_states/m_1.0"
+    with h5py.File(path, "w") as h5file:
+        h5file[address] = np.eye(2)
+    with xr.open_dataset(path, engine=ENGINE, group=address, decode_cf=False) as ds:
+        assert ds["states"].dims == ("neuron", "time")
+        assert ds["timestamp"] == 1.0
 
 
 def test_the_catalogue_has_nothing_to_decode(record: tuple[Path, str]) -> None:
