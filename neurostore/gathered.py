@@ -263,7 +263,8 @@ def take_apart(
         variables[name] = make((dim,), found.values, variable.attrs)
         for axis, size in zip(dims, value.shape, strict=True):
             if axis not in variables:
-                variables[axis] = make((axis,), np.arange(size), dict(_LABEL_ATTRS))
+                positions = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+                variables[axis] = make((axis,), positions, dict(_LABEL_ATTRS))
                 added.add(axis)
     return added, problems
 
