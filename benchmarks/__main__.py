@@ -26,6 +26,7 @@ from benchmarks import (
     open_tree,
     peers,
     record_bytes,
+    remote,
     retrieve_one,
     snapshot,
     sparse,
@@ -68,6 +69,7 @@ CASES: tuple[Case, ...] = (
     peers,
     appends,
     dask_cluster,
+    remote,
 )
 
 

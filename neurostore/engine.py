@@ -46,6 +46,7 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         end: TimeLike | None = None,
         name: str | None = None,
         range: str | None = None,  # noqa: A002 (as Store.range)
+        storage_options: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
         """Return the catalogue, with ``group`` what stands there, with ``range`` many records.
 
@@ -53,7 +54,7 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         ----------
         filename_or_obj
             Path of the file, a pattern such as ``"runs/*.h5"``, or a list of files; of a series
-            the newest.
+            the newest.  A URL such as ``"s3://bucket/run.h5"`` needs the extra ``remote``.
         mask_and_scale, decode_times, concat_characters, decode_coords, use_cftime, decode_timedelta
             As for `xarray.open_dataset`, with ``group``.  What other tools wrote is decoded by
             xarray's rules; a record is decoded by neurostore's, exactly, unless one of these is
@@ -67,6 +68,8 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
             Narrow the catalogue; all but the first narrow a range, too.
         range
             A record kind: all its records as one Dataset, as :meth:`neurostore.Store.range` has it.
+        storage_options
+            What fsspec needs for a URL: keys, an endpoint.
 
         Raises
         ------
@@ -84,7 +87,7 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         )
         if group is not None and not isinstance(group, str):
             raise ValidationError(f"the group is {group!r}; it must be a string, an address")
-        store = _opened(filename_or_obj)
+        store = _opened(filename_or_obj, storage_options)
         if range is None and group is not None and group.strip("/"):
             ds = store.open_group(group, set_indexes=False, **decoding)
             if "unlimited_dims" not in ds.encoding:  # what xarray decoded says its own chunks
@@ -112,13 +115,14 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
         start: TimeLike | None = None,
         end: TimeLike | None = None,
         name: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
         **decoding: Any,
     ) -> dict[str, xr.Dataset]:
         """Return the records' parts by address; the root is empty.
 
         Parameters
         ----------
-        filename_or_obj, drop_variables
+        filename_or_obj, drop_variables, storage_options
             As for `open_dataset`.
         group
             Only what stands there and below; it becomes the root.
@@ -128,7 +132,7 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
             The options of decoding of `open_dataset`.
         """
         foreign.check_options(decoding)
-        store = _opened(filename_or_obj)
+        store = _opened(filename_or_obj, storage_options)
         found = store.tree(kind, start, end, name=name)
         if decoding := _given(**decoding):
             found = {one: store.open_group(one, set_indexes=False, **decoding) for one in found}
@@ -162,7 +166,7 @@ def _given(**decoding: Any) -> dict[str, Any]:
     return {name: value for name, value in decoding.items() if value is not None}
 
 
-def _opened(path: object) -> Store:
+def _opened(path: object, options: Mapping[str, Any] | None) -> Store:
     """Open for reading what xarray was given; its own engines take ``~`` for the home, too."""
     if isinstance(path, list | tuple) and all(isinstance(p, str | os.PathLike) for p in path):
         return open_store([os.path.expanduser(one) for one in path], "r")
@@ -171,7 +175,7 @@ def _opened(path: object) -> Store:
             f"engine='neurostore' opens files by their path, not a {type(path).__name__}; "
             "save it to a file, or use engine='h5netcdf' with group="
         )
-    return open_store(os.path.expanduser(path), "r")
+    return open_store(os.path.expanduser(path), "r", storage_options=options)
 
 
 def _below(group: str, groups: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:

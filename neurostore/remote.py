@@ -162,17 +162,22 @@ class RemoteFile:
         except FileNotFoundError as error:
             raise StoreNotFoundError(f"{self.url}: there is no such file") from error
         except PermissionError as error:
-            raise ReadOnlyError(
-                f"{self.url}: may not be read ({error}); expected permission; pass what the "
-                "server asks for in storage_options="
-            ) from error
+            raise self._forbidden(error) from error
         except ValueError as error:  # a protocol that fsspec does not know
             raise NotAStoreError(f"{self.url}: cannot be opened: {error}") from error
         except Exception as error:  # each server's library has its own
+            if getattr(error, "status", None) in (401, 403):  # as aiohttp says it
+                raise self._forbidden(error) from error
             raise StoreError(
                 f"{self.url}: cannot be read ({type(error).__name__}: {error}); is the server to "
                 "be reached, and takes it requests for byte ranges?"
             ) from error
+
+    def _forbidden(self, error: Exception) -> ReadOnlyError:
+        return ReadOnlyError(
+            f"{self.url}: may not be read ({error}); expected permission; pass what the server "
+            "asks for in storage_options="
+        )
 
     # -- callbacks of HDF5 ------------------------------------------------------------------
 
