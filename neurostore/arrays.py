@@ -410,6 +410,8 @@ def _token(part: Any) -> Any:
         return [_token(one) for one in part]
     if isinstance(part, Held):
         return part.values
+    if isinstance(part, Place):
+        return repr(part), getattr(part.source, "version", ())
     return part if isinstance(part, np.ndarray) else repr(part)  # dask takes longer over a Place
 
 

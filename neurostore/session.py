@@ -359,6 +359,16 @@ class RecordSource:
     #: Bytes that reading one variable may take; None: what is sensible for what is stored.
     limit: int | None = None
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """When others wrote the file, and its size, where nothing else tells it from a new one."""
+        if any(self.file_id):
+            return ()
+        with suppress(OSError):
+            found = os.stat(self.path)
+            return found.st_mtime_ns, found.st_size
+        return ()
+
     def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
         """Return values of one dataset of the record."""
         return again(

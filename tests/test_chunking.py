@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -186,3 +188,17 @@ def test_times_that_are_none_are_found_as_dask_makes_them(tmp_path: Path) -> Non
             store.store(ds)
         assert store.ids() == [kept]
         assert store.path.read_bytes() == before
+
+
+def test_names_tell_apart_what_another_program_wrote_anew(tmp_path: Path) -> None:
+    names = []
+    for value in (1.0, 2.0):
+        path = tmp_path / f"{value}.h5"
+        with h5py.File(path, "w") as h5file:
+            h5file["activations/reservoir_states/main_1.0/states"] = np.full((50, 60), value)
+        path = path.replace(tmp_path / "run.h5")
+        os.utime(path, (value, value))
+        ds = neurostore.open(path, "r").retrieve("main_1.0", chunks={})
+        assert float(ds.states.mean()) == value
+        names.append(ds.states.data.name)
+    assert names[0] != names[1]
