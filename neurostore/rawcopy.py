@@ -23,7 +23,7 @@ from neurostore import h5attrs
 from neurostore.errors import DamagedError, StoreError
 from neurostore.scales import referrers
 
-__all__ = ["copy_groups", "copy_item"]
+__all__ = ["Entangled", "copy_groups", "copy_item"]
 
 #: Attributes that hold references; attaching the scales writes them.
 _REFERENCES = frozenset({b"DIMENSION_LIST", b"REFERENCE_LIST"})
@@ -34,6 +34,10 @@ _STAMPS = (b"kind", b"id")
 #: Opened for its attributes alone, a dataset needs no chunk cache.
 _UNCACHED = h5p.create(h5p.DATASET_ACCESS)
 _UNCACHED.set_chunk_cache(0, 0, 1.0)
+
+
+class Entangled(Exception):
+    """What others move must be found by name; never leaves the package."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ class _Copy:
         step: Callable[[], object] = lambda: None,
         left: Container[int] = frozenset(),
         alike: Mapping[bytes, Hashable] = MappingProxyType({}),
+        moved: Mapping[bytes, Container[bytes]] = MappingProxyType({}),
     ) -> None:
+        self.moved = moved
         self.next_number = first_number
         self.step = step
         self.left = left
@@ -71,7 +77,10 @@ class _Copy:
         self.referring: list[tuple[Any, Any, bytes | None]] = []
 
     def group(self, source: h5g.GroupID, target: h5g.GroupID, path: bytes) -> None:
+        moved = self.moved.get(path, ())
         for link in _links(source):
+            if link in moved:
+                continue
             where = path + b"/" + link
             wiring = self.known.get(self.alike.get(where))
             if wiring is not None:
@@ -200,6 +209,8 @@ class _Copy:
                 f"{where}: holds references to regions, which cannot be moved to another file; "
                 "expected references to objects; remove it, or keep the file as it is"
             )
+        if self.moved:
+            raise Entangled
         self.referring.append((source, target, name))
 
     def finish(self) -> None:
@@ -223,6 +234,7 @@ def copy_groups(
     step: Callable[[], object] = lambda: None,
     left: Container[int] = frozenset(),
     alike: Mapping[bytes, Hashable] = MappingProxyType({}),
+    moved: Mapping[bytes, Container[bytes]] = MappingProxyType({}),
 ) -> int:
     """Copy every group at the top of ``source`` but ``skip``; groups of ``target`` are filled.
 
@@ -235,6 +247,8 @@ def copy_groups(
     alike
         For paths of stamped groups something that only groups of one structure share: how such
         groups hang together is then found out once.
+    moved
+        By the path of a group, links of it that somebody else sees to.
 
     Returns
     -------
@@ -245,8 +259,10 @@ def copy_groups(
     ------
     StoreError
         Something holds references to regions of a dataset.
+    Entangled
+        Something holds references to objects, which may be among those that are ``moved``.
     """
-    run = _Copy(first_number, step, left, alike)
+    run = _Copy(first_number, step, left, alike, moved)
     for link in source.id:
         if link != skip:
             run.link(source.id, target.id, link, b"/" + link)

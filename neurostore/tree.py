@@ -30,6 +30,7 @@ from neurostore import (
     guard,
     h5attrs,
     ledger,
+    moving,
     names,
     reading,
     safefile,
@@ -51,7 +52,7 @@ from neurostore.growing import Grower
 from neurostore.ledger import Ledger
 from neurostore.overlay import Overlay
 from neurostore.progress import Report
-from neurostore.rawcopy import copy_groups
+from neurostore.rawcopy import Entangled, copy_groups
 from neurostore.rebuilding import rebuild
 from neurostore.records import Piece
 from neurostore.remote import RemoteFile
@@ -323,36 +324,59 @@ def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -
     page_size
         Bytes of a page, where the file is to be laid out in pages.
     """
+    with open_native(path) as old:
+        try:
+            _copy_live(old, path, temporary, report, page_size, moving_bytes=not page_size)
+        except Entangled:
+            _copy_live(old, path, temporary, report, page_size, moving_bytes=False)
+
+
+def _copy_live(
+    old: H5File, path: Path, temporary: Path, report: Report, page_size: int, *, moving_bytes: bool
+) -> None:
     build(str(temporary), page_size)
-    with open_native(path) as old, open_new(temporary) as new:
-        held = catalogue_file.read(old) or rebuild(old)
+    held = catalogue_file.read(old) or rebuild(old)
+    parents = {part.path: _count(old, part.path) for part in _all_parts()}
+    total, done = sum(parents.values()), itertools.count(1)
+
+    def step() -> None:
+        report(next(done), total)
+
+    moved = moving.move(old, path, temporary, parents, step) if moving_bytes else {}
+    left = total - sum(map(len, moved.values()))
+    with open_new(temporary) as new:
         fresh = catalogue_file.read(new)
         assert fresh is not None
-        first = fresh.state["dimensions"]
+        first = held.state["dimensions"] if moved else fresh.state["dimensions"]
         fresh.take_over(held)
-        parents = {part.path: _count(old, part.path) for part in _all_parts()}
-        done = itertools.count(1)
-        total = sum(parents.values())
         fresh.state["dimensions"] = copy_groups(
             old,
             new,
             GROUP,
             first,
-            lambda: report(next(done), total),
-            alike=_structures(held) if _is_untouched(path, held) else {},
+            step,
+            alike=_structures(held) if left and _is_untouched(path, held) else {},
+            moved=moved,
         )
+        keep_creation_time(old, new)
+        if fresh.ledger != Ledger():
+            ledger.write(new, fresh.ledger)
+        fresh.state["modified"] = time.time_ns()
+        write_catalogue(fresh, new)
+    if moved:
+        moving.link(temporary, moved)
+    _check_counts(path, temporary, parents)
+    os.utime(temporary, ns=(fresh.state["modified"],) * 2)
+
+
+def _check_counts(path: Path, temporary: Path, parents: Mapping[str, int]) -> None:
+    with open_native(temporary) as new:
         for parent, count in parents.items():
             if _count(new, parent) != count:
                 raise DamagedError(
                     f"{path}: /{parent} has {count} records, expected as many in the copy, which "
                     f"has {_count(new, parent)}; the file was left as it was"
                 )
-        keep_creation_time(old, new)
-        if fresh.ledger != Ledger():
-            ledger.write(new, fresh.ledger)
-        fresh.state["modified"] = time.time_ns()
-        write_catalogue(fresh, new)
-    os.utime(temporary, ns=(fresh.state["modified"],) * 2)
 
 
 def _is_untouched(path: Path, held: Catalogue) -> bool:
