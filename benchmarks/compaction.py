@@ -24,8 +24,8 @@ def run(folder: Path, *, quick: bool) -> Table:
         "Half of the records of a file were removed. The time of one `Store.compact` (without "
         "syncs) beside `shutil.copyfile` of the file that it leaves, and beside `Store.repack`, "
         "which decodes and encodes every value (gzip 6). The size is compared with that of a file "
-        "into which only the remaining records were stored. A record of some kilobytes costs HDF5 "
-        "more to create than its bytes cost to move.",
+        "into which only the remaining records were stored. The synced rows have the sync that "
+        "`durability='power'` makes of the new file, on both sides.",
     )
     cases: tuple[tuple[str, Callable[[int], xr.Dataset], int], ...] = (
         ("snapshots of 1,000 neurons", snapshot, 4 if quick else 40),
@@ -44,12 +44,16 @@ def run(folder: Path, *, quick: bool) -> Table:
             rounds = 1 if quick else 5
             copying: Task = lambda _, path=path, peer=peer: copy(path, peer)  # noqa: E731
             compacting: Task = lambda _, store=store: store.compact()  # noqa: E731
+            synced: Task = lambda _, path=path: compact_synced(path)  # noqa: E731
+            copying_synced: Task = lambda _, path=path, peer=peer: copy_synced(path, peer)  # noqa: E731
             encoding: Task = lambda _, store=store: store.repack(  # noqa: E731
                 compression="gzip", compression_opts=6
             )
             against_copy = duel(compacting, copying, rounds=rounds)
+            against_synced = duel(synced, copying_synced, rounds=rounds)
             against_encoding = duel(compacting, encoding, rounds=rounds, warm=False)
         table.rows.append(cost(f"{what}, copyfile", against_copy, at_most=2.0))
+        table.rows.append(cost(f"{what}, copyfile, both synced", against_synced, at_most=2.0))
         table.rows.append(speedup(f"{what}, encoding anew", against_encoding, at_least=10))
         table.rows.append(bytes_row(f"{what}, size", size, fresh.stat().st_size))
         for file in (path, fresh, peer):
@@ -68,6 +72,23 @@ def copy(path: Path, target: Path) -> None:
     if target.exists():
         os.unlink(target)
     shutil.copyfile(path, target)
+
+
+def copy_synced(path: Path, target: Path) -> None:
+    """Copy, and bring the copy and its name to the medium."""
+    copy(path, target)
+    for place in (target, target.parent):
+        fd = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def compact_synced(path: Path) -> None:
+    """Compact with syncs, in the file that is open already."""
+    with neurostore.open(path, durability="power") as store:
+        store.compact()
 
 
 def filled(path: Path, make: Callable[[int], xr.Dataset], numbers: range) -> Path:

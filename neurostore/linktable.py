@@ -9,6 +9,7 @@ It knows nothing of records.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -144,9 +145,7 @@ class _Heap:
         total = checksum(head + bytes(4) + data)
         return head + total.to_bytes(4, "little") + data
 
-    def _indirect(
-        self, parts: list[bytes], at: int, offset: int, rows: int, blocks: object
-    ) -> int:
+    def _indirect(self, parts: list[bytes], at: int, offset: int, rows: int, blocks: object) -> int:
         """Write a block of blocks at ``at``, those that it names behind it; return its address."""
         head = b"FHIB\0" + self._where.to_bytes(8, "little") + offset.to_bytes(4, "little")
         length = len(head) + 8 * _WIDTH * rows + 4
@@ -256,7 +255,7 @@ def _shares(records: Sequence[bytes], most: int) -> list[Sequence[bytes]]:
     number = max(2, -(-(len(records) + 1) // (most + 1)))
     cuts = [n * (len(records) + 1) // number for n in range(1, number)]
     cuts = [0, *(cut - 1 for cut in cuts), len(records)]
-    return [records[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [records[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 def _pointer(height: int, below: Sequence[int]) -> int:

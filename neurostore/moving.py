@@ -9,7 +9,7 @@ it.  Which records there are is told by the links alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ from h5py import h5g, h5l, h5o, h5t
 
 from neurostore.errors import DamagedError
 from neurostore.linktable import Link, dense_links
-from neurostore.objectheader import Form, Unfamiliar, checksum, read_form, sound
+from neurostore.objectheader import Form, checksum, read_form, sound
 from neurostore.relocation import Relocation
 
 __all__ = ["Moved", "link", "move"]
@@ -33,7 +33,12 @@ _FEW = 8
 
 
 def move(
-    old: h5py.File, path: Path, temporary: Path, parents: Iterable[str], step: Callable[[], object]
+    old: h5py.File,
+    path: Path,
+    temporary: Path,
+    parents: Iterable[str],
+    step: Callable[[], object],
+    few: int = _FEW,
 ) -> Moved:
     """Move the records that stand in ``parents``; say where they stand now.
 
@@ -45,7 +50,11 @@ def move(
         The new file, with its empty tree, open nowhere.
     step
         Called for every record that was moved.
+    few
+        Records of a group up to which they are left to HDF5.
     """
+    if not hasattr(os, "preadv"):  # Windows
+        return {}
     with path.open("rb", buffering=0) as source, temporary.open("r+b", buffering=0) as target:
         before = _superblock(source.fileno())
         new = _superblock(target.fileno())
@@ -53,10 +62,7 @@ def move(
             return {}
         links = {parent.encode(): _links(old, parent.encode()) for parent in parents}
         wanted = [
-            (parent, link)
-            for parent, found in links.items()
-            if len(found) > _FEW
-            for link in found
+            (parent, link) for parent, found in links.items() if len(found) > few for link in found
         ]
         run = Relocation(source.fileno(), target.fileno(), _end(new))
 
@@ -78,7 +84,8 @@ def link(temporary: Path, moved: Moved) -> None:
     """Add links to what was moved to those that HDF5 made, in a file that is open nowhere."""
     with h5py.File(temporary, "r") as new:
         groups = {
-            parent: (int(h5o.get_info(new.id, parent).addr), _links(new, parent)) for parent in moved
+            parent: (int(h5o.get_info(new.id, parent).addr), _links(new, parent))
+            for parent in moved
         }
     with temporary.open("r+b", buffering=0) as stream:
         fd = stream.fileno()
@@ -123,11 +130,25 @@ def _adopt(fd: int, address: int, heap: int, tree: int) -> None:
     places = _places(form, address)
     piece, offset = form.table
     pieces[piece][offset : offset + 16] = heap.to_bytes(8, "little") + tree.to_bytes(8, "little")
-    for (piece, offset), length in form.own_links:
-        pieces[piece][offset - form.prefix] = 0  # the type of nothing
-        pieces[piece][offset : offset + length] = bytes(length)
+    for piece in {piece for (piece, _), _ in form.own_links}:
+        pieces[piece] = _without_links(form, piece, pieces[piece])
     for where, data in zip(places, pieces, strict=True):
         _write(fd, bytes(data[:-4]) + checksum(data[:-4]).to_bytes(4, "little"), where)
+
+
+def _without_links(form: Form, piece: int, data: bytearray) -> bytearray:
+    """Return a piece of a header with one empty message, at its end, in the place of its links.
+
+    HDF5 takes no piece that has an empty message and a gap at its end: both become one.
+    """
+    length = len(data)
+    del data[length - 4 - form.gaps[piece] :]
+    for (within, offset), size in sorted(form.own_links, reverse=True):
+        if within == piece:
+            del data[offset - form.prefix : offset + size]
+    free = length - 4 - len(data) - form.prefix
+    data += b"\0" + free.to_bytes(2, "little") + bytes(form.prefix - 3 + free + 4)
+    return data
 
 
 def _places(form: Form, address: int) -> list[int]:

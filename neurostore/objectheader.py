@@ -68,8 +68,9 @@ class Form:
     #: Where links and the addresses of a table of links stand; for groups that hold records.
     own_links: list[tuple[Place, int]] = field(default_factory=list)
     table: Place | None = None
-    #: Bytes before each message.
+    #: Bytes before each message, and at the end of each piece those too few for one.
     prefix: int = 4
+    gaps: list[int] = field(default_factory=list)
 
     def open(self, piece: int, offset: int, length: int) -> None:
         """Let bytes differ between headers of this form."""
@@ -134,6 +135,7 @@ def _messages(form: Form, piece: int, at: int) -> None:
         _READERS[kind](form, piece, at, data[at : at + size])
         at += size
     form.open(piece, at, end - at)
+    form.gaps.append(end - at)
 
 
 def _nothing(form: Form, piece: int, at: int, body: bytes) -> None:
@@ -192,24 +194,33 @@ def _chunked(form: Form, piece: int, at: int, body: bytes) -> None:
     flags, rank, width = body[2], body[3], body[4]
     _check(flags in (0, 2))
     where = 5 + rank * width
-    sizes = [
-        int.from_bytes(body[n : n + width], "little") for n in range(5, where, width)
-    ]
+    sizes = [int.from_bytes(body[n : n + width], "little") for n in range(5, where, width)]
     whole, kind, where = int(np.prod(sizes, dtype=object)), body[where], where + 1
     if kind == 1:
-        size: int | Place = whole
-        if flags & 2:
-            size = piece, at + where
-            where += 12
-        place = piece, at + where
-        form.open(piece, at + where - (12 if flags & 2 else 0), 20 if flags & 2 else 8)
-        form.data = place, size
+        place = _single(form, piece, at, body, where, whole)
     else:
         _check(kind == 3 and flags == 0)
         place = piece, at + where + 1
         form.open(*place, 8)
         form.index = place, whole
     _check(len(body) == place[1] + 8 - at)
+
+
+def _single(form: Form, piece: int, at: int, body: bytes, where: int, whole: int) -> Place:
+    """One chunk.  Encoded, its size stands here; of one that is not there none is needed."""
+    size: int | Place = whole
+    if body[2] & 2:
+        size = piece, at + where
+        form.open(*size, 12)
+        where += 12
+    place = piece, at + where
+    absent = body[where : where + 8] == b"\xff" * 8
+    if not absent:
+        form.open(*place, 8)
+        form.data = place, size
+    if absent or body[2] & 2:
+        form.open(piece, at + 5, body[3] * body[4])
+    return place
 
 
 def _attribute(form: Form, piece: int, at: int, body: bytes) -> None:

@@ -26,7 +26,6 @@ from neurostore.objectheader import (
     Unfamiliar,
     checksum,
     read_form,
-    sound,
 )
 
 __all__ = ["Relocation", "move_bytes"]
@@ -40,7 +39,9 @@ _MOST_FORMS = 512
 _COLLECTION = 4096
 _PER_COLLECTION = (_COLLECTION - 16) // 24
 #: An element of the global heap that holds one reference (HDF5 File Format Specification, III.E).
-_ELEMENT = np.dtype([("index", "<u2"), ("uses", "<u2"), ("", "<u4"), ("size", "<u8"), ("to", "<u8")])
+_ELEMENT = np.dtype(
+    [("index", "<u2"), ("uses", "<u2"), ("", "<u4"), ("size", "<u8"), ("to", "<u8")]
+)
 _BLOCK = 8 * 1024 * 1024
 _MOST_BUFFERS = 512
 
@@ -55,6 +56,8 @@ class _Group:
     rows: list[Array]
     #: What orders the objects of a record.
     places: Array
+    #: For each element of the global heap that is named, what it refers to.
+    referred: list[Array] = field(default_factory=list)
     indexes: dict[int, ChunkIndex] = field(default_factory=dict)
     new: list[Array] = field(default_factory=list)
 
@@ -78,6 +81,7 @@ class _Group:
         }
         self.records, self.addresses = self.records[chosen], self.addresses[chosen]
         self.places = self.places[chosen]
+        self.referred = [column[chosen] for column in self.referred]
         self.rows = [rows[chosen] for rows in self.rows]
 
 
@@ -109,7 +113,6 @@ class Relocation:
     def __init__(self, source: int, target: int, end: int) -> None:
         self.source, self.target, self.end = source, target, end
         self.size = os.fstat(source).st_size
-        self.limit = end + self.size
         self._forms: dict[int, list[Form]] = {}
         self._count = 0
         self._low, self._window = 0, np.empty(0, np.uint8)
@@ -134,7 +137,7 @@ class Relocation:
     def read(self, address: int, length: int) -> bytes:
         """Read bytes of the source; fewer where it ends."""
         at = address - self._low
-        if 0 <= at and at + length <= self._window.size:
+        if at >= 0 and at + length <= self._window.size:
             return self._window[at : at + length].tobytes()
         if not 0 <= address < self.size:
             return b""
@@ -154,7 +157,7 @@ class Relocation:
         """Return what stands at the addresses, zeros beyond the end of the file."""
         rows = np.zeros((len(addresses), length), np.uint8)
         at = addresses - self._low
-        inside = (at >= 0) & (at + length <= self._window.size)
+        inside = (at >= 0) & (at <= self._window.size - length)
         if inside.any():
             views = np.lib.stride_tricks.sliding_window_view(self._window, length)
             rows[inside] = views[at[inside]]
@@ -213,8 +216,7 @@ class Relocation:
             rows = self._rows(np.where(good, addresses, -1), len(expected))
             differ = (rows ^ np.frombuffer(expected, np.uint8)) & mask
             good &= ~differ.any(axis=1)
-            for row in good.nonzero()[0]:
-                good[row] = sound(rows[row].data)
+            good[good] = _sums(rows[good]) == rows[good, -4:].view("<u4")[:, 0]
             pieces.append(rows)
         return good, [rows[good] for rows in pieces]
 
@@ -230,9 +232,7 @@ class Relocation:
             level = []
             for form, chosen, rows in self._matched(addresses):
                 missing[chosen] = False
-                level.append(
-                    _Group(form, records[chosen], addresses[chosen], rows, places[chosen])
-                )
+                level.append(_Group(form, records[chosen], addresses[chosen], rows, places[chosen]))
             good[records[missing]] = False
             groups += level
             links = [
@@ -281,16 +281,14 @@ class Relocation:
         good[of[1:][twice]] = good[of[:-1][twice]] = False
         for group in groups:
             wanted = [group.column(place).astype(np.int64) for place in group.form.references]
-            wanted += [self._referred(group, place) for place in group.form.heap]
-            for column in wanted:
+            group.referred = [self._referred(group, place) for place in group.form.heap]
+            for column in (*wanted, *group.referred):
                 at = np.minimum(np.searchsorted(olds, column), len(olds) - 1)
                 good[group.records[(olds[at] != column) | (of[at] != group.records)]] = False
             if group.form.data is not None:
                 starts, sizes = _extent(group)
                 there = starts != UNDEFINED
-                bad = there & (
-                    (sizes == 0) | (sizes > self.size) | (starts > self.size - sizes)
-                )
+                bad = there & ((sizes == 0) | (sizes > self.size) | (starts > self.size - sizes))
                 good[group.records[bad]] = False
 
     def _referred(self, group: _Group, place: Place) -> Array:
@@ -333,7 +331,7 @@ class Relocation:
         base = _place_headers(groups, base)
         _correct_links(groups)
         base = self._place_indexes(groups, base, extents)
-        heap, base = _place_heap(self, groups, base)
+        heap, base = _place_heap(groups, base)
         for group in groups:
             if group.form.data is not None:
                 _add_extent(group, extents)
@@ -383,7 +381,7 @@ class Relocation:
         waiting = 0
         for start, length in runs:
             at = start - self._low
-            if 0 <= at and at + length <= self._window.size and length < _BLOCK:
+            if at >= 0 and at + length <= self._window.size and length < _BLOCK:
                 pending.append(self._window[at : at + length].data)
                 waiting += length
                 if len(pending) == _MOST_BUFFERS:
@@ -470,14 +468,14 @@ def _renewer(groups: list[_Group]) -> Callable[[Array], Array]:
     return renewed
 
 
-def _place_heap(run: Relocation, groups: list[_Group], base: int) -> tuple[bytes, int]:
+def _place_heap(groups: list[_Group], base: int) -> tuple[bytes, int]:
     """Write the references of all datasets into collections of the global heap."""
     renewed = _renewer(groups)
     references = []
     count = 0
     for group in groups:
-        for place in group.form.heap:
-            references.append(renewed(run._referred(group, place)))
+        for place, referred in zip(group.form.heap, group.referred, strict=True):
+            references.append(renewed(referred))
             numbers = np.arange(count, count + len(group.records))
             count += len(numbers)
             piece, offset = place
@@ -536,9 +534,12 @@ def _place_values(extents: _Extents, base: int) -> None:
         at += len(column)
 
 
+def _sums(rows: Array) -> Array:
+    return np.array([checksum(row) for row in rows[:, :-4]], "<u4")
+
+
 def _seal(rows: Array) -> None:
-    sums = np.array([checksum(row[:-4].data) for row in rows], "<u4")
-    rows[:, -4:] = sums.view(np.uint8).reshape(-1, 4)
+    rows[:, -4:] = _sums(rows).view(np.uint8).reshape(-1, 4)
 
 
 def _scatter(buffer: Array, rows: Array, offsets: Array) -> None:
