@@ -7,6 +7,7 @@ names filters as numcodecs does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from h5py import h5d, h5g, h5i, h5o, h5s, h5z
 
-from neurostore import h5attrs
+from neurostore import guard, h5attrs
 from neurostore.errors import RefusedError, ValidationError
 from neurostore.filters.pipeline import ZSTD
 from neurostore.reading import NON_COORD, items_of
@@ -69,8 +70,9 @@ def look(root: h5g.GroupID, address: str, kind: Kind) -> tuple[dict[str, Any], l
     ValidationError
         A variable is stored in a way that only HDF5 reads.
     RefusedError
-        The values are elsewhere.
+        The values are elsewhere, or are more than so few stored bytes can be.
     """
+    guard.check_path(root, address.encode())
     group = h5o.open(root, address.encode())
     if isinstance(group, h5d.DatasetID):
         raise ValidationError(
@@ -102,6 +104,8 @@ def _mapped(dataset: h5d.DatasetID, where: str, name: str, dims: tuple[str, ...]
     chunks, filters, stored = shape, list[dict[str, Any]](), dict[tuple[int, ...], Extent | bytes]()
     if dcpl.get_layout() == h5d.CHUNKED:
         chunks = dcpl.get_chunk()
+        # Those never written are told one by one; a small file may claim any number of them.
+        guard.check_size(dataset, max(math.prod(shape), math.prod(chunks)) * dtype.itemsize, None)
         mask, stored = _chunks(dataset, where, chunks)
         filters = _filters(dcpl, where, mask)
     elif dcpl.get_layout() == h5d.CONTIGUOUS:

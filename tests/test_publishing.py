@@ -13,7 +13,7 @@ import samples
 import xarray as xr
 
 import neurostore
-from neurostore.errors import StoreExistsError, StoreNotFoundError, ValidationError
+from neurostore.errors import RefusedError, StoreExistsError, StoreNotFoundError, ValidationError
 from neurostore.schema import KINDS
 from neurostore.store import Store
 
@@ -125,3 +125,14 @@ def test_what_may_change_is_not_published(tmp_path: Path) -> None:
         older.rename(tmp_path / "away.h5")
         with pytest.raises(StoreNotFoundError, match="published whole"):
             store.publish(tmp_path / "run.json", force=True)
+
+
+def test_a_claim_of_endless_values_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    with neurostore.open(path) as store:
+        store.store(neurostore.spike_train([0.5], [1], timestamp=1.0))
+    with h5py.File(path, "r+") as h5file:
+        group = h5file["spike_trains/raw_data/train_1.0"]
+        group.create_dataset("extra", (2**50,), "i1", chunks=(2,))
+    with neurostore.open(path, "r") as store, pytest.raises(RefusedError, match="extra"):
+        store.publish(tmp_path / "run.json", unsealed=True)
