@@ -1,4 +1,4 @@
-"""What many tests share: the folder of real recordings."""
+"""What many tests share: the folder of real recordings, and which files begin first."""
 
 from __future__ import annotations
 
@@ -16,3 +16,24 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real recordings at {folder}; set NEUROSTORE_DATA to their folder")
     return folder
+
+
+#: Where files are dealt to several processes, one of these at the end would keep all but one idle.
+SLOWEST = (
+    "test_store_crash",
+    "test_journal",
+    "test_store_model",
+    "test_byte_flips",
+    "test_on_disk",
+    "test_demo",
+    "test_series_model",
+    "test_compaction",
+    "test_series",
+    "test_xarray_suite",
+    "test_ranges",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
