@@ -29,6 +29,9 @@ from neurostore import guard, h5attrs, ledger, remote
 from neurostore.catalogue import ROW, STATE, Catalogue, RowsRead, Table, Texts
 from neurostore.schema import KINDS
 
+#: References to the groups of records, one for each row, in finished files: `shortcuts`.
+BESIDE = b"/objects"
+
 __all__ = [
     "CHUNK",
     "GROUP",
@@ -211,6 +214,9 @@ def sound_rows(rows: np.ndarray[Any, Any]) -> RowsRead | None:
 def _read_new(h5file: h5py.File, catalogue: Catalogue) -> None:
     """Read the texts and rows that a catalogue has not yet; raise where they are not sound."""
     group = h5g.open(h5file.id, GROUP)
+    served = remote.of(h5file.id)
+    if served is not None:
+        served.anticipate(list(_places(group)))
     _read_texts(group, catalogue.texts)
     for kind in list(KINDS.values()):
         if kind.name.encode() in group:
@@ -219,6 +225,21 @@ def _read_new(h5file: h5py.File, catalogue: Catalogue) -> None:
             if len(found.rows):
                 catalogue.adopt(kind, found)
     _check_counts(group, catalogue)
+
+
+def _places(group: h5g.GroupID) -> Iterator[tuple[int, int]]:
+    """Yield where the tables lie, and what lies beside them: offsets and lengths."""
+    for kind in KINDS:
+        for path in (kind.encode() + link for link in (b"/rows", BESIDE)):
+            if not guard.exists(group, path):
+                continue
+            dataset = h5d.open(group, path, _UNCACHED)
+            if dataset.get_create_plist().get_layout() == h5d.CHUNKED:
+                found: list[tuple[int, int]] = []
+                dataset.chunk_iter(lambda info, to=found: to.append((info.byte_offset, info.size)))
+                yield from found
+            elif dataset.get_offset() is not None:
+                yield dataset.get_offset(), dataset.get_storage_size()
 
 
 def read_state(h5file: h5py.File, catalogue: Catalogue) -> None:
@@ -290,11 +311,6 @@ def _filler(h5file: h5py.File, dataset: h5d.DatasetID, first: int) -> _Fill:
         space.select_hyperslab((first,), (len(block),))
         dataset.read(h5s.create_simple((len(block),)), space, block, _ROW_TYPE)
 
-    served = remote.of(h5file.id)
-    if served is not None:
-        found: list[tuple[int, int]] = []
-        dataset.chunk_iter(lambda info: found.append((info.byte_offset, info.size)))
-        served.anticipate(found)
     plain = h5file.driver == "sec2" and dataset.get_create_plist().get_chunk() == (CHUNK,)
     if first or not plain or not hasattr(os, "preadv") or dataset.get_type() != _ROW_TYPE:
         return by_hdf5

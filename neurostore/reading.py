@@ -78,8 +78,14 @@ class Item:
     attrs: dict[str, Any]
 
 
-def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> Part:
-    """Return what stands at ``path``.
+def look(
+    parent: h5g.GroupID,
+    path: str,
+    source: Source,
+    kind: Kind | None,
+    known: h5g.GroupID | None = None,
+) -> Part:
+    """Return what stands at ``path``: the group that is ``known``, or what is found there.
 
     Raises
     ------
@@ -88,8 +94,9 @@ def look(parent: h5g.GroupID, path: str, source: Source, kind: Kind | None) -> P
     RefusedError
         The way there, or something there, leads elsewhere.
     """
-    guard.check_path(parent, path.encode())
-    found = h5o.open(parent, path.encode())
+    if known is None:
+        guard.check_path(parent, path.encode())
+    found = known or h5o.open(parent, path.encode())
     if isinstance(found, h5d.DatasetID):
         guard.check_dataset(found, path)
         return _look_at_leaf(found, path, source, kind)
@@ -177,7 +184,7 @@ def own_attrs(parent: h5g.GroupID, path: str) -> dict[str, Any]:
     Of the way there only the last link is checked: the others are those of the record whose
     structure is known, and were checked when it was looked at.
     """
-    if not guard.is_hard(parent, path.encode()):
+    if path != "." and not guard.is_hard(parent, path.encode()):
         guard.check_path(parent, path.encode())
     return _record_attrs(h5attrs.read_all(h5g.open(parent, path.encode()), skip=_STAMPED))
 

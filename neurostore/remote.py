@@ -30,12 +30,13 @@ __all__ = ["RemoteFile", "of"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: Bytes that are read at once for HDF5, and of which so many are kept.
-_BLOCK = 32 * 1024
-_KEPT = 2048
-#: The first request: the superblock, the top of the tree, and of the catalogue, are in it.
-_FIRST = 2
+_BLOCK = 16 * 1024
+_KEPT = 4096
+#: Blocks of the first request: the superblock, the top of the tree, and the state of the catalogue
+#: are in it.
+_FIRST = 9
 #: Blocks that are read at once, at most, where one is read after the other.
-_LONGEST = 32
+_LONGEST = 64
 #: Ranges nearer than this are one request.
 _GAP = 32 * 1024
 #: Requests that are made at once.
@@ -117,6 +118,17 @@ class RemoteFile:
         StoreError
             The server refused, or sent less.
         """
+        if sum(length for _, length in ranges) < _BLOCK:
+            return self._small(ranges)
+        return self._joined(ranges)
+
+    def _small(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Fetch little with what lies behind it, which is asked for next more often than not."""
+        with self._guard:
+            self.anticipate([(start, length + _BLOCK) for start, length in ranges])
+            return [self._held(start, start + length) for start, length in ranges]
+
+    def _joined(self, ranges: Sequence[Range]) -> list[bytes]:
         order = sorted(range(len(ranges)), key=lambda number: ranges[number])
         joined: list[Range] = []
         member: dict[int, int] = {}
@@ -142,6 +154,8 @@ class RemoteFile:
         return found
 
     def _get(self, ranges: list[Range]) -> list[bytes]:
+        if not ranges:
+            return []
         starts = [start for start, _ in ranges]
         ends = [start + length for start, length in ranges]
         keys = [self._key] * len(ranges)
@@ -206,15 +220,18 @@ class RemoteFile:
         if stop <= start:
             return
         self._read_on(start, stop)
-        for number in range(start // _BLOCK, (stop - 1) // _BLOCK + 1):
-            held = self._blocks[number]
-            self._blocks.move_to_end(number)
-            first, last = max(start, number * _BLOCK), min(stop, (number + 1) * _BLOCK)
-            view[first - start : last - start] = held[
-                first - number * _BLOCK : last - number * _BLOCK
-            ]
+        view[: stop - start] = self._held(start, stop)
         while len(self._blocks) > _KEPT:
             self._blocks.popitem(last=False)
+
+    def _held(self, start: int, stop: int) -> bytes:
+        """Put together what is kept of a range."""
+        parts = []
+        for number in range(start // _BLOCK, (stop - 1) // _BLOCK + 1):
+            self._blocks.move_to_end(number)
+            at = number * _BLOCK
+            parts.append(self._blocks[number][max(0, start - at) : stop - at])
+        return b"".join(parts)
 
     def _read_on(self, start: int, stop: int) -> None:
         """Have the blocks of a range, and of what follows where HDF5 reads one after another."""
@@ -235,7 +252,7 @@ class RemoteFile:
                 if number not in self._blocks and number * _BLOCK < self.size
             }
             missing = sorted(wanted)
-            got = self.fetch([(n * _BLOCK, min(_BLOCK, self.size - n * _BLOCK)) for n in missing])
+            got = self._joined([(n * _BLOCK, min(_BLOCK, self.size - n * _BLOCK)) for n in missing])
             self._blocks.update(zip(missing, got, strict=True))
 
     def write(self, data: Any) -> int:

@@ -6,6 +6,7 @@ there are, their ids and their values stay as they are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from neurostore.stencil import Layout
 __all__ = ["PAGE_SIZE", "repack"]
 
 #: Bytes of a page: one request to an object store takes about as long for a byte as for this many.
-PAGE_SIZE = 256 * 1024
+PAGE_SIZE = 64 * 1024
 #: HDF5 takes pages from this size on, to the largest that its format can say.
 _SMALLEST, _LARGEST = 512, 1024**3
 
@@ -58,7 +59,9 @@ def repack(
                 if layout is None:
                     tree.copy_live(session.path, temporary, report, page_size)
                 else:
-                    _encode(session, temporary, layout, page_size, report)
+                    _encode(session, temporary, layout, report)
+                    if page_size:
+                        _lay_out(temporary, page_size, report)
             session.replace(temporary, durability)
         finally:
             osio.discard(temporary, session.io)
@@ -74,11 +77,19 @@ def check_page_size(page_size: int) -> None:
         )
 
 
-def _encode(
-    session: Session, temporary: Path, layout: Layout, page_size: int, report: Report
-) -> None:
+def _lay_out(temporary: Path, page_size: int, report: Report) -> None:
+    """Put a file into pages, its catalogue first."""
+    paged = tree.beside(temporary, "pages")
+    try:
+        tree.copy_live(temporary, paged, report, page_size)
+        os.replace(paged, temporary)
+    finally:
+        paged.unlink(missing_ok=True)
+
+
+def _encode(session: Session, temporary: Path, layout: Layout, report: Report) -> None:
     held = session.catalogue
-    with Making(temporary, layout, page_size) as new:
+    with Making(temporary, layout) as new:
         new.catalogue.take_over(held)
         total, done = sum(len(held.select(kind)) for kind in KINDS.values()), 0
         for kind in KINDS.values():

@@ -248,6 +248,7 @@ class Session(OpenFile):
     def _look(self, h5file: H5File, entry: Entry) -> dict[str, Part]:
         """Return the parts of a record; those of a known structure without opening a variable."""
         held = self._catalogue_for(h5file)
+        tree.point_at(h5file, held, entry)
         row = held.tables[entry.kind.name].rows[entry.row]
         source = self._source(held, entry)
         trusted = self.is_untouched() and entry.serial >= held.state["trusted_from"]

@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import h5py
 import numpy as np
@@ -33,11 +34,13 @@ from neurostore import (
     moving,
     names,
     reading,
+    remote,
     safefile,
     schema,
+    shortcuts,
 )
 from neurostore.arrays import Key, Source
-from neurostore.catalogue import Catalogue
+from neurostore.catalogue import Catalogue, Entry
 from neurostore.catalogue_file import GROUP, RawFile
 from neurostore.damage import naming_damage
 from neurostore.errors import (
@@ -55,8 +58,8 @@ from neurostore.progress import Report
 from neurostore.rawcopy import Entangled, copy_groups
 from neurostore.rebuilding import rebuild
 from neurostore.records import Piece
-from neurostore.remote import RemoteFile
 from neurostore.schema import Kind
+from neurostore.shortcuts import Shortcuts
 from neurostore.stencil import Growth, Layout, Stamped, Stencils
 
 __all__ = [
@@ -82,6 +85,7 @@ __all__ = [
     "open_new",
     "open_served",
     "own_attrs",
+    "point_at",
     "read_values",
     "set_aside",
     "top_groups",
@@ -155,7 +159,7 @@ def open_native(path: Path) -> H5File:
         ) from error
 
 
-def open_served(file: RemoteFile) -> H5File:
+def open_served(file: remote.RemoteFile) -> H5File:
     """Open a remote file for reading."""
     try:
         return safefile.open_h5(file, write=False)
@@ -167,7 +171,8 @@ def open_served(file: RemoteFile) -> H5File:
 
 def has(h5file: H5File, address: str) -> bool:
     """Tell whether something stands at ``address``."""
-    return guard.exists(h5file.id, address.encode())
+    start, path = _where(h5file, address)
+    return path == "." or guard.exists(start, path.encode())
 
 
 def has_catalogue(h5file: H5File) -> bool:
@@ -175,14 +180,33 @@ def has_catalogue(h5file: H5File) -> bool:
     return guard.exists(h5file.id, GROUP)
 
 
+def point_at(h5file: H5File, held: Catalogue, entry: Entry) -> None:
+    """Open the groups of a record of a remote file by reference, where there are any."""
+    served = remote.of(h5file.id)
+    if served is not None:
+        _shortcuts.setdefault(served, Shortcuts()).point(h5file, held, entry)
+
+
+#: Of remote files: groups that need not be looked up by name.
+_shortcuts: WeakKeyDictionary[remote.RemoteFile, Shortcuts] = WeakKeyDictionary()
+
+
+def _where(h5file: H5File, address: str) -> tuple[h5g.GroupID, str]:
+    """Return from where, and by which path, an address is opened."""
+    served = remote.of(h5file.id)
+    held = _shortcuts.get(served) if served is not None else None
+    return (h5file.id, address) if held is None else held.where(h5file.id, address)
+
+
 def look(h5file: H5File, address: str, source: Source, kind: Kind | None) -> reading.Part:
     """Return what stands at ``address``."""
-    return reading.look(h5file.id, address, source, kind)
+    start, path = _where(h5file, address)
+    return reading.look(h5file.id, address, source, kind, start if path == "." else None)
 
 
 def own_attrs(h5file: H5File, address: str) -> dict[str, Any]:
     """Return the attributes of a part that records of equal structure differ in."""
-    return reading.own_attrs(h5file.id, address)
+    return reading.own_attrs(*_where(h5file, address))
 
 
 def grows(h5file: H5File, address: str) -> bool:
@@ -349,6 +373,9 @@ def _copy_live(
         assert fresh is not None
         first = held.state["dimensions"] if moved else fresh.state["dimensions"]
         fresh.take_over(held)
+        if page_size:  # first, so that it lies in one piece
+            write_catalogue(fresh, new)
+            shortcuts.reserve(new, fresh)
         fresh.state["dimensions"] = copy_groups(
             old,
             new,
@@ -363,6 +390,8 @@ def _copy_live(
             ledger.write(new, fresh.ledger)
         fresh.state["modified"] = time.time_ns()
         write_catalogue(fresh, new)
+        if page_size:
+            shortcuts.fill(new, fresh)
     if moved:
         moving.link(temporary, moved)
     _check_counts(path, temporary, parents)
@@ -613,13 +642,14 @@ def fill_values(
 
 def _dataset(h5file: H5File, where: str, address: str) -> h5d.DatasetID:
     with naming_damage(f"{where}: {address}"):
-        link = address.encode()
+        start, path = _where(h5file, address)
+        link = path.encode()
         try:
-            is_here = guard.is_hard(h5file.id, link)
+            is_here = guard.is_hard(start, link)
         except RuntimeError:
             is_here = False
-        if not is_here and not guard.exists(h5file.id, link):
+        if not is_here and not guard.exists(start, link):
             raise RecordNotFoundError(
                 f"{where}: {address} is not there any more; it was removed after it was opened"
             )
-        return h5d.open(h5file.id, link)
+        return h5d.open(start, link)

@@ -67,6 +67,7 @@ FLOORS = {
     "blocks": 3.75,
     "reading": 3.5,
     "rebuilding": 3.5,
+    "shortcuts": 3.5,
     "soundness": 3.75,
     "chunkmap": 3.75,
     "tree": 3.75,

@@ -437,5 +437,7 @@ def _damaged(dataset: h5py.h5d.DatasetID, offset: tuple[int, ...], reason: str) 
 
 def name_of(dataset: h5py.h5d.DatasetID) -> str:
     """Get the path of a dataset in its file, for messages."""
+    if remote.of(dataset) is not None:  # opened by reference, HDF5 searches the file for its name
+        return "a dataset of the record"
     name = h5py.h5i.get_name(dataset)
     return "unnamed dataset" if name is None else name.decode("utf-8", "replace")
