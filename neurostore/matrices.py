@@ -358,7 +358,10 @@ def _matrix(ds: xr.Dataset, name: str) -> tuple[_Values | Array, tuple[int, int]
     dim = variable.dims[0]
     missing = [axis for axis in found[dim] if axis not in ds.sizes]
     if missing:
-        raise ValidationError(f"{name!r} is a sparse matrix, and {missing[0]!r} is not there")
+        raise ValidationError(
+            f"{name!r} is a sparse matrix without {missing[0]!r}, expected both of its axes; "
+            "select from the record as it was retrieved"
+        )
     shape = (ds.sizes[found[dim][0]], ds.sizes[found[dim][1]])
     values, places = variable.values, ds.variables[dim]
     last = -1

@@ -170,7 +170,9 @@ class PatternIndex(xr.Index):
             return 0
         block = column.read(slice((low - 1) * _BLOCK, min(low * _BLOCK, size)))
         if not (block[1:] > block[:-1]).all():
-            raise DamagedError(f"{dim} does not ascend, so synapses cannot be found in it")
+            raise DamagedError(
+                f"{dim} does not ascend, expected places in order; verify() the file"
+            )
         return (low - 1) * _BLOCK + int(np.searchsorted(block, np.asarray(place, np.int64)))
 
     def _first(self, dim: Hashable, block: int) -> int:

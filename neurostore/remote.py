@@ -174,11 +174,15 @@ class RemoteFile:
         except (HDF5StorageError, KeyboardInterrupt):
             raise
         except FileNotFoundError as error:
-            raise StoreNotFoundError(f"{self.url}: there is no such file") from error
+            raise StoreNotFoundError(
+                f"{self.url}: there is no such file; expected one to read"
+            ) from error
         except PermissionError as error:
             raise self._forbidden(error) from error
         except ValueError as error:  # a protocol that fsspec does not know
-            raise NotAStoreError(f"{self.url}: cannot be opened: {error}") from error
+            raise NotAStoreError(
+                f"{self.url}: cannot be opened: {error}; expected a URL that fsspec knows"
+            ) from error
         except Exception as error:  # each server's library has its own
             if getattr(error, "status", None) in (401, 403):  # as aiohttp says it
                 raise self._forbidden(error) from error
