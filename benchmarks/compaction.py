@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,6 +16,11 @@ from benchmarks.measure import Task, duel
 from benchmarks.report import Row, Table, cost, speedup
 
 NAME = "compaction"
+
+
+def each_round(function: Callable[..., object], *args: Any, **options: Any) -> Task:
+    """Make a task that does the same in every round."""
+    return lambda _: function(*args, **options)
 
 
 def run(folder: Path, *, quick: bool) -> Table:
@@ -42,13 +48,11 @@ def run(folder: Path, *, quick: bool) -> Table:
             size = path.stat().st_size
             peer = folder / "compaction-copy.h5"
             rounds = 1 if quick else 5
-            copying: Task = lambda _, path=path, peer=peer: copy(path, peer)  # noqa: E731
-            compacting: Task = lambda _, store=store: store.compact()  # noqa: E731
-            synced: Task = lambda _, path=path: compact_synced(path)  # noqa: E731
-            copying_synced: Task = lambda _, path=path, peer=peer: copy_synced(path, peer)  # noqa: E731
-            encoding: Task = lambda _, store=store: store.repack(  # noqa: E731
-                compression="gzip", compression_opts=6
-            )
+            copying = each_round(copy, path, peer)
+            compacting = each_round(store.compact)
+            synced = each_round(compact_synced, path)
+            copying_synced = each_round(copy_synced, path, peer)
+            encoding = each_round(store.repack, compression="gzip", compression_opts=6)
             against_copy = duel(compacting, copying, rounds=rounds)
             against_synced = duel(synced, copying_synced, rounds=rounds)
             against_encoding = duel(compacting, encoding, rounds=rounds, warm=False)

@@ -58,7 +58,8 @@ def flipped(sample: int | None) -> Table:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     told = json.loads(done.stdout)
     about = (
-        f"{told['flips']:,} bytes of a file with every kind of record, one flipped at a time. "
+        f"{told['flips']:,} bytes of a file with every kind of record, flipped one at a time "
+        "or, in the full run, with neighbours that nothing reads. "
         "Allowed are the outcomes that give right values or an error that names what is damaged."
     )
     table = Table("Flipped bytes", about, head=("outcome", "flips"))

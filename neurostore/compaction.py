@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neurostore import accounting, osio, series, tree
+from neurostore.copying import copy_live
 from neurostore.errors import NoSpaceError
 from neurostore.osio import Durability
 from neurostore.progress import Progress, reporting
@@ -57,7 +58,7 @@ def compact(
         temporary = tree.beside(session.path, "compact")
         try:
             with reporting(progress, f"compacting {session.path.name}") as report:
-                tree.copy_live(session.path, temporary, report)
+                copy_live(session.path, temporary, report)
             session.replace(temporary, durability)
         finally:
             osio.discard(temporary, session.io)

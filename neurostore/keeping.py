@@ -1,4 +1,4 @@
-"""The life of a file as methods of a store: cleanup, compaction, repacking, maintenance.
+"""The life of a file as methods of a store: cleanup, compaction, maintenance, verification.
 
 Every method checks and delegates; `neurostore.store.Store` inherits them.
 """
@@ -22,6 +22,7 @@ from neurostore import (
     publishing,
     retention,
 )
+from neurostore import verify as checkup
 from neurostore.maintenance import Maintained, Policy
 from neurostore.osio import Durability
 from neurostore.progress import Progress
@@ -48,6 +49,9 @@ class Kept:
         raise NotImplementedError
 
     def _writable(self) -> Session:
+        raise NotImplementedError
+
+    def _here(self) -> Path:
         raise NotImplementedError
 
     def cleanup(
@@ -328,5 +332,92 @@ class Kept:
             policy,
             now=now,
             dry_run=dry_run,
+            progress=progress,
+        )
+
+    def verify(
+        self,
+        *,
+        series: bool = True,
+        time_limit: float = checkup.TIME_LIMIT,
+        memory_limit: int = checkup.MEMORY_LIMIT,
+        progress: checkup.Progress | None = None,
+    ) -> checkup.Report:
+        """Check every record, in another process, because a damaged file can crash or hang HDF5.
+
+        Parameters
+        ----------
+        series
+            Whether the rotated files are read, too.
+        time_limit
+            Seconds that reading one record may take; large ones get more.
+        memory_limit
+            Bytes of memory that reading may take, on Linux.
+        progress
+            Called with the number of records done and the number of all.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
+        ...     print(store.verify())
+        'train_12.5'
+        1 record in 1 file: all sound
+        """
+        return checkup.verify(
+            self._here(),
+            series_too=series,
+            time_limit=time_limit,
+            memory_limit=memory_limit,
+            progress=progress,
+        )
+
+    def repair(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        series: bool = True,
+        changed: bool = False,
+        time_limit: float = checkup.TIME_LIMIT,
+        memory_limit: int = checkup.MEMORY_LIMIT,
+        progress: checkup.Progress | None = None,
+    ) -> checkup.Repair:
+        """Copy every intact record into a new file; the store stays as it is.
+
+        Where the file is too damaged to be opened, call ``neurostore.verify.repair`` with its path.
+
+        Parameters
+        ----------
+        target
+            The new file; nothing stands there yet.
+        series
+            Whether the records of rotated files are copied, too.
+        changed
+            Copy also records that another program edited, and give them a new content hash.
+        time_limit, memory_limit, progress
+            As for :meth:`verify`.
+
+        Raises
+        ------
+        StoreExistsError
+            Something stands at ``target``.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
+        ...     print(store.repair(tmp / "sound.h5"))
+        'train_12.5'
+        1 record copied, 0 lost
+        """
+        return checkup.repair(
+            self._here(),
+            target,
+            series_too=series,
+            changed=changed,
+            time_limit=time_limit,
+            memory_limit=memory_limit,
             progress=progress,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from neurostore import osio, records, tree
 from neurostore.compaction import check_space
+from neurostore.copying import copy_live
 from neurostore.errors import ValidationError
 from neurostore.making import Making
 from neurostore.osio import Durability
@@ -57,7 +58,7 @@ def repack(
         try:
             with reporting(progress, f"repacking {session.path.name}") as report:
                 if layout is None:
-                    tree.copy_live(session.path, temporary, report, page_size)
+                    copy_live(session.path, temporary, report, page_size)
                 else:
                     _encode(session, temporary, layout, report)
                     if page_size:
@@ -81,7 +82,7 @@ def _lay_out(temporary: Path, page_size: int, report: Report) -> None:
     """Put a file into pages, its catalogue first."""
     paged = tree.beside(temporary, "pages")
     try:
-        tree.copy_live(temporary, paged, report, page_size)
+        copy_live(temporary, paged, report, page_size)
         os.replace(paged, temporary)
     finally:
         paged.unlink(missing_ok=True)

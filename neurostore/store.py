@@ -14,18 +14,13 @@ import xarray as xr
 
 from neurostore import (
     filters,
-    foreign,
     glance,
-    querying,
     records,
     rotation,
     series,
-    summary,
     views,
 )
-from neurostore import verify as checkup
-from neurostore.chunking import Chunks, chunked
-from neurostore.combining import JOINS, Join
+from neurostore.asking import Answering
 from neurostore.errors import (
     ClosedError,
     HDF5StorageError,
@@ -128,7 +123,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
     )
 
 
-class Store(Kept):
+class Store(Answering, Kept):
     """Records in one HDF5 file, and in the files it was rotated to.  Made by `neurostore.open`.
 
     Several stores, in one process or many, may have the same file open; one at a time writes.
@@ -479,7 +474,7 @@ class Store(Kept):
             Seconds without news after which the iteration ends, as it has to where a recorder
             was killed; None waits for ever.
         stop
-            Asked at every look; the iteration ends when it says True and nothing is new.
+            Answering at every look; the iteration ends when it says True and nothing is new.
 
         Raises
         ------
@@ -507,134 +502,6 @@ class Store(Kept):
 
     # -- asking --------------------------------------------------------------------------------
 
-    def retrieve(
-        self, record_id: str, *, chunks: Chunks = None, load: bool | str = False
-    ) -> xr.Dataset:
-        """Return a record as a labelled Dataset whose values are read when they are asked for.
-
-        Parameters
-        ----------
-        record_id
-            The id, or the full address of one of its groups.
-        chunks
-            None: values are read when they are asked for. Else they are dask arrays: ``{}`` in
-            whole stored chunks of about 8 MiB, ``"auto"`` of about dask's ``array.chunk-size``,
-            or sizes by dimension. It needs the extra ``dask``.
-        load
-            Read all values now: faster than ``.load()``, which takes one variable after another.
-            The name of a kind: only if the record is of it. Not together with `chunks`.
-
-        Raises
-        ------
-        RecordNotFoundError
-            No record has this id.
-        AmbiguousRecordError
-            Several records of a file that others wrote have it; an address decides.
-        """
-        if load and chunks is not None:
-            raise ValidationError(
-                f"chunks={chunks!r} asks for values later, load={load!r} for values now; "
-                "expected one of the two"
-            )
-        return chunked(self._ask(querying.retrieve, record_id, load), chunks)
-
-    def ids(
-        self,
-        kind: str | None = None,
-        start: TimeLike | None = None,
-        end: TimeLike | None = None,
-        *,
-        name: str | None = None,
-    ) -> list[str]:
-        """Return the ids of records in time order.
-
-        Parameters
-        ----------
-        kind
-            One record kind; None means all.
-        start, end
-            Both included; None leaves a side open.
-        name
-            Only records of this reservoir, rule, mechanism, task or map.
-        """
-        return self._ask(querying.ids, kind, start, end, name)
-
-    def range(
-        self,
-        kind: str,
-        start: TimeLike | None = None,
-        end: TimeLike | None = None,
-        *,
-        name: str | None = None,
-        join: Join = "exact",
-        chunks: Chunks = None,
-    ) -> xr.Dataset:
-        """Return all records of one kind in a span of time as one labelled, lazy Dataset.
-
-        Equal-shaped records are stacked along ``record``; spike trains are joined as a CF
-        contiguous ragged array; metrics take the union of their labels, NaN where one is missing.
-        To have fewer records of spikes, narrow ``start`` and ``end``: a selection along ``record``
-        leaves every spike in place, and one of spikes leaves ``row_size`` as it was.
-
-        Parameters
-        ----------
-        kind, start, end, name
-            As for :meth:`ids`.
-        join
-            What to do where labels differ at equal shape: ``"exact"`` refuses, ``"override"``
-            takes the first record's, ``"inner"`` and ``"outer"`` align (and read) the values.
-        chunks
-            As for :meth:`retrieve`; many small records are one dask chunk.
-
-        Raises
-        ------
-        MisalignedRecordsError
-            Names the first record that does not fit, and how to select.
-        """
-        if join not in JOINS:
-            raise ValidationError(f"join is {join!r}, expected one of {', '.join(JOINS)}")
-        return chunked(self._ask(querying.range_, kind, start, end, name, join), chunks)
-
-    def catalogue(
-        self,
-        kind: str | None = None,
-        start: TimeLike | None = None,
-        end: TimeLike | None = None,
-        *,
-        name: str | None = None,
-    ) -> xr.Dataset:
-        """Return the table of records: one row each along ``record``, in time order."""
-        return self._ask(querying.catalogue, kind, start, end, name)
-
-    def tree(
-        self,
-        kind: str | None = None,
-        start: TimeLike | None = None,
-        end: TimeLike | None = None,
-        *,
-        name: str | None = None,
-    ) -> dict[str, xr.Dataset]:
-        """Return the parts of records by address, as ``xarray.DataTree.from_dict`` takes them."""
-        return self._ask(querying.groups, kind, start, end, name)
-
-    def open_group(self, address: str, *, set_indexes: bool = True, **decoding: Any) -> xr.Dataset:
-        """Return what stands at one address of the tree; of others by xarray's rules.
-
-        Parameters
-        ----------
-        address
-            Of a part of a record, or of a group that another tool wrote.
-        set_indexes
-            Whether what others wrote gets indexes, for which its coordinates are read.
-        **decoding
-            ``mask_and_scale``, ``decode_times`` and the other decoding options of
-            `xarray.open_dataset`.  With any of them, a part of a record is decoded by xarray's
-            rules as well, as ``engine="h5netcdf"`` would.  A bare dataset is read as it is.
-        """
-        foreign.check_options(decoding)
-        ds = self._ask(querying.open_group, address, decoding)
-        return foreign.indexed(ds) if set_indexes else ds
-
     @contextmanager
     def h5file(self) -> Iterator[Any]:
         """Give the open ``h5py.File`` for reading; nothing of it may be kept for later.
@@ -645,34 +512,6 @@ class Store(Kept):
             raise ReadOnlyError(f"{self.path}: there are several files; open one of them")
         with ExitStack() as stack:
             yield again(lambda: stack.enter_context(self._session().reading()))
-
-    def info(self) -> dict[str, Any]:
-        """Return what is to be known of the store: counts, times, bytes, versions.
-
-        Over all files of a series, and of a view: ``records`` and ``spans`` by kind, ``start`` and
-        ``end``, ``file_size``, ``stored_bytes`` and ``logical_bytes`` (of the values, on disk and
-        in memory), ``compression_ratio``, ``dead_bytes`` (about what compaction would win),
-        ``files`` and ``per_file``, ``versions`` and ``schema_versions``.
-        """
-        return self._ask(summary.info)
-
-    def plot(
-        self,
-        kind: str | None = None,
-        start: TimeLike | None = None,
-        end: TimeLike | None = None,
-        *,
-        name: str | None = None,
-        figure: Any = None,
-        figsize: tuple[float, float] | None = None,
-    ) -> dict[str, Any]:
-        """Draw the run on one page; return the artists by panel.
-
-        See :func:`neurostore.plot.overview`.  It needs the extra ``plot``.
-        """
-        from neurostore.plot import overview
-
-        return overview(self, kind, start, end, name=name, figure=figure, figsize=figsize)
 
     # -- the file's life -----------------------------------------------------------------------
 
@@ -712,93 +551,6 @@ class Store(Kept):
         rotated = again(lambda: self._rotate(self._writable(), self._is_full)) is not None
         rotated, self._was_rotated = rotated or self._was_rotated, False
         return rotated
-
-    def verify(
-        self,
-        *,
-        series: bool = True,
-        time_limit: float = checkup.TIME_LIMIT,
-        memory_limit: int = checkup.MEMORY_LIMIT,
-        progress: checkup.Progress | None = None,
-    ) -> checkup.Report:
-        """Check every record, in another process, because a damaged file can crash or hang HDF5.
-
-        Parameters
-        ----------
-        series
-            Whether the rotated files are read, too.
-        time_limit
-            Seconds that reading one record may take; large ones get more.
-        memory_limit
-            Bytes of memory that reading may take, on Linux.
-        progress
-            Called with the number of records done and the number of all.
-
-        Examples
-        --------
-        >>> import neurostore
-        >>> with neurostore.open(tmp / "run.h5") as store:
-        ...     store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
-        ...     print(store.verify())
-        'train_12.5'
-        1 record in 1 file: all sound
-        """
-        return checkup.verify(
-            self._here(),
-            series_too=series,
-            time_limit=time_limit,
-            memory_limit=memory_limit,
-            progress=progress,
-        )
-
-    def repair(
-        self,
-        target: str | os.PathLike[str],
-        *,
-        series: bool = True,
-        changed: bool = False,
-        time_limit: float = checkup.TIME_LIMIT,
-        memory_limit: int = checkup.MEMORY_LIMIT,
-        progress: checkup.Progress | None = None,
-    ) -> checkup.Repair:
-        """Copy every intact record into a new file; the store stays as it is.
-
-        Where the file is too damaged to be opened, call ``neurostore.verify.repair`` with its path.
-
-        Parameters
-        ----------
-        target
-            The new file; nothing stands there yet.
-        series
-            Whether the records of rotated files are copied, too.
-        changed
-            Copy also records that another program edited, and give them a new content hash.
-        time_limit, memory_limit, progress
-            As for :meth:`verify`.
-
-        Raises
-        ------
-        StoreExistsError
-            Something stands at ``target``.
-
-        Examples
-        --------
-        >>> import neurostore
-        >>> with neurostore.open(tmp / "run.h5") as store:
-        ...     store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
-        ...     print(store.repair(tmp / "sound.h5"))
-        'train_12.5'
-        1 record copied, 0 lost
-        """
-        return checkup.repair(
-            self._here(),
-            target,
-            series_too=series,
-            changed=changed,
-            time_limit=time_limit,
-            memory_limit=memory_limit,
-            progress=progress,
-        )
 
     @contextmanager
     def _exclusive(self) -> Iterator[Session]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import io
-import itertools
 import os
 import shutil
 import tempfile
@@ -31,13 +30,11 @@ from neurostore import (
     guard,
     h5attrs,
     ledger,
-    moving,
     names,
     reading,
     remote,
     safefile,
     schema,
-    shortcuts,
 )
 from neurostore.arrays import Key, Source
 from neurostore.catalogue import Catalogue, Entry
@@ -54,8 +51,6 @@ from neurostore.errors import (
 from neurostore.growing import Grower
 from neurostore.ledger import Ledger
 from neurostore.overlay import Overlay
-from neurostore.progress import Report
-from neurostore.rawcopy import Entangled, copy_groups
 from neurostore.rebuilding import rebuild
 from neurostore.records import Piece
 from neurostore.schema import Kind
@@ -72,7 +67,6 @@ __all__ = [
     "build_next",
     "check_signature",
     "chunks",
-    "copy_live",
     "created_at",
     "fill_values",
     "grows",
@@ -338,106 +332,12 @@ def beside(path: Path, what: str) -> Path:
     return found
 
 
-def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -> None:
-    """Make at ``temporary`` a copy of the file without what was removed.
-
-    Parameters
-    ----------
-    report
-        Called with the number of groups that were copied and of all groups of records.
-    page_size
-        Bytes of a page, where the file is to be laid out in pages.
-    """
-    with open_native(path) as old:
-        try:
-            _copy_live(old, path, temporary, report, page_size, moving_bytes=not page_size)
-        except Entangled:
-            _copy_live(old, path, temporary, report, page_size, moving_bytes=False)
-
-
-def _copy_live(
-    old: H5File, path: Path, temporary: Path, report: Report, page_size: int, *, moving_bytes: bool
-) -> None:
-    build(str(temporary), page_size)
-    held = catalogue_file.read(old) or rebuild(old)
-    parents = {part.path: _count(old, part.path) for part in _all_parts()}
-    total, done = sum(parents.values()), itertools.count(1)
-
-    def step() -> None:
-        report(next(done), total)
-
-    moved = moving.move(old, path, temporary, parents, step) if moving_bytes else {}
-    left = total - sum(map(len, moved.values()))
-    with open_new(temporary) as new:
-        fresh = catalogue_file.read(new)
-        assert fresh is not None
-        first = held.state["dimensions"] if moved else fresh.state["dimensions"]
-        fresh.take_over(held)
-        if page_size:  # first, so that it lies in one piece
-            write_catalogue(fresh, new)
-            shortcuts.reserve(new, fresh)
-        fresh.state["dimensions"] = copy_groups(
-            old,
-            new,
-            GROUP,
-            first,
-            step,
-            alike=_structures(held) if left and _is_untouched(path, held) else {},
-            moved=moved,
-        )
-        keep_creation_time(old, new)
-        if fresh.ledger != Ledger():
-            ledger.write(new, fresh.ledger)
-        fresh.state["modified"] = time.time_ns()
-        write_catalogue(fresh, new)
-        if page_size:
-            shortcuts.fill(new, fresh)
-    if moved:
-        moving.link(temporary, moved)
-    _check_counts(path, temporary, parents)
-    os.utime(temporary, ns=(fresh.state["modified"],) * 2)
-
-
-def _check_counts(path: Path, temporary: Path, parents: Mapping[str, int]) -> None:
-    with open_native(temporary) as new:
-        for parent, count in parents.items():
-            if _count(new, parent) != count:
-                raise DamagedError(
-                    f"{path}: /{parent} has {count} records, expected as many in the copy, which "
-                    f"has {_count(new, parent)}; the file was left as it was"
-                )
-
-
-def _is_untouched(path: Path, held: Catalogue) -> bool:
-    """Tell whether only neurostore has written to the file since its last commit."""
-    return path.stat().st_mtime_ns == held.state["modified"]
-
-
-def _structures(held: Catalogue) -> dict[bytes, tuple[str, int]]:
-    """Return what the groups of a file are alike in, by path: part and code of the structure."""
-    found = {}
-    for entry in held.entries():
-        row = held.tables[entry.kind.name].rows[entry.row]
-        if row["structure"] and entry.serial >= held.state["trusted_from"]:
-            for part in entry.kind.parts:
-                found[f"/{part.path}/{entry.id}".encode()] = part.path, int(row["structure"])
-    return found
-
-
 def open_new(temporary: Path) -> H5File:
     """Open a file that is being made; metadata in blocks, so that it is written in few pieces."""
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
     access.set_meta_block_size(_META_BLOCK)
     return h5py.File(h5f.open(os.fsencode(temporary), h5f.ACC_RDWR, fapl=access))
-
-
-def _all_parts() -> list[schema.Part]:
-    return [part for kind in schema.KINDS.values() for part in kind.parts]
-
-
-def _count(h5file: H5File, path: str) -> int:
-    return len(h5g.open(h5file.id, path.encode())) if has(h5file, path) else 0
 
 
 def keep_creation_time(old: H5File, new: H5File) -> None:
