@@ -290,6 +290,10 @@ class Kept:
         """Return the share of the file that :meth:`compact` would win, about: 0 to 1."""
         return accounting.usage(self._session()).dead_share
 
+    def is_empty(self) -> bool:
+        """Tell whether nothing was stored in the file yet; of a series, in the newest."""
+        return self._session().catalogue.state["rows"] == 0
+
     def maintain(
         self,
         policy: Policy | Mapping[str, Any] | str | os.PathLike[str],

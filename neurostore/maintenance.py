@@ -49,6 +49,9 @@ class Maintainable(Protocol):
     def dead_share(self) -> float:
         """Return the share of the file that compaction would win."""
 
+    def is_empty(self) -> bool:
+        """Tell whether nothing was stored in the newest file yet."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -65,7 +68,7 @@ class Policy:
     compact_bytes
         Bytes that compaction has to win, too.
     rotate_above
-        Bytes of the file from which on it is rotated; None: never.
+        Bytes of the file from which on it is rotated, if it has any records; None: never.
 
     Examples
     --------
@@ -182,7 +185,8 @@ def maintain(
         return Maintained(removed)
     won = store.compact(progress=progress) if _pays(store, policy) else None
     rotated = None
-    if policy.rotate_above is not None and store.path.stat().st_size > policy.rotate_above:
+    limit = policy.rotate_above
+    if limit is not None and not store.is_empty() and store.path.stat().st_size > limit:
         rotated = store.rotate()
     return Maintained(removed, won, rotated)
 

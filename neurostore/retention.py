@@ -337,7 +337,7 @@ def clean(session: Session, doomed: Doomed, timeout: float, durability: Durabili
             session.remove(entries)
             continue
         with (
-            volume.open() as member,
+            volume.open(close=True) as member,  # a journal is not left beside it
             member.writing(timeout=timeout, durability=durability, sealed=True),
         ):
             member.remove(entries)

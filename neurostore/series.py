@@ -51,9 +51,9 @@ class Volume:
         return cls(session.path, session.catalogue.file_id, session.max_variable_bytes)
 
     @contextmanager
-    def open(self) -> Iterator[Session]:
-        """Open it for a moment; MovedError where another file has its path now."""
-        with pinned(self.path) as session:
+    def open(self, *, close: bool = False) -> Iterator[Session]:
+        """Open it for a moment, as `pinned`; MovedError where another file has its path now."""
+        with pinned(self.path, close=close) as session:
             if session.catalogue.file_id != self.file_id:
                 raise MovedError(f"{self.path}: another file took its place; ask again")
             session.max_variable_bytes = self.limit

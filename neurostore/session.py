@@ -496,14 +496,17 @@ class _Pin:
 
 
 @contextmanager
-def pinned(path: Path, io: IO | None = None) -> Iterator[Session]:
-    """Give the session of an existing file for a moment in which nobody closes it."""
+def pinned(path: Path, io: IO | None = None, *, close: bool = False) -> Iterator[Session]:
+    """Give the session of an existing file for a moment in which nobody closes it.
+
+    With ``close`` it is closed afterwards, unless somebody else holds it.
+    """
     pin = _Pin()
     session = attach(path, "r", pin, io=io)
     try:
         yield session.beside_batch()
     finally:
-        release(session, pin)
+        release(session, pin, close)
 
 
 def release(session: Session, user: object, close: bool = False) -> None:

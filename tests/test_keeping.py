@@ -190,6 +190,7 @@ def test_one_call_cleans_compacts_if_it_pays_and_rotates(store: Store) -> None:
     assert store.path.stat().st_size < size / 2
     done = store.maintain(Policy(rotate_above=1000))
     assert done.rotated is not None
+    assert store.maintain(Policy(rotate_above=1000)).rotated is None  # there is nothing in it
     assert store.ids() == ["train_8.0", "train_9.0"]
 
 

@@ -127,6 +127,9 @@ def test_a_series_is_one_history(store: Store) -> None:
         for day in range(10, 14):
             store.store(train(NOW - (9 - day) * DAY))
     assert len(store.cleanup(keep=Keep(kind=TRAIN, latest=6))) == 8
+    assert [
+        path.name for path in older.parent.glob(f"{older.name}-*")
+    ] == []  # nothing is left open
     assert days(store.ids(TRAIN)) == list(range(8, 14))
     with neurostore.open(older, mode="r") as alone:
         assert days(alone.ids(TRAIN)) == [8, 9]
