@@ -84,8 +84,8 @@ def main() -> None:
             table = case.run(folder, quick=options.quick)
             tables.append(without_goals(table) if options.quick else table)
             print(tables[-1].markdown(), flush=True)
-        if options.write:
-            options.write.write_text(page(tables, folder), encoding="utf-8")
+            if options.write:  # at once: all of them take half an hour
+                options.write.write_text(page(tables, folder), encoding="utf-8")
 
 
 def arguments() -> argparse.Namespace:
