@@ -182,6 +182,10 @@ def state_at(descriptor: int, offset: int) -> dict[str, int] | None:
     data = os.pread(descriptor, 8 * _STATE_SIZE, offset)
     if len(data) != 8 * _STATE_SIZE:
         return None
+    return _state_of(data)
+
+
+def _state_of(data: bytes) -> dict[str, int] | None:
     values = struct.unpack(f"<{_STATE_SIZE}q", data)
     if functools.reduce(operator.xor, values) != _SOUND:
         return None
@@ -246,9 +250,10 @@ def read_state(h5file: h5py.File, catalogue: Catalogue) -> None:
     """Fill in the counters of a catalogue."""
     values = np.empty(_STATE_SIZE, "<i8")
     h5d.open(h5file.id, GROUP + b"/state").read(h5s.ALL, h5s.ALL, values)
-    if int(np.bitwise_xor.reduce(values)) != _SOUND:
+    found = _state_of(values.tobytes())
+    if found is None:
         raise ValueError("catalogue/state: it fails its check")
-    catalogue.state.update(zip(STATE, (int(value) for value in values), strict=False))
+    catalogue.state.update(found)
 
 
 def _read_texts(group: h5g.GroupID, texts: Texts) -> None:

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from neurostore.objectheader import UNDEFINED, Array, Unfamiliar, checksum, sound
+from neurostore.objectheader import UNDEFINED, Array, expect, sealed, sound
 
 __all__ = ["ChunkIndex"]
 
@@ -36,39 +36,39 @@ class ChunkIndex:
     def read(cls, read: Callable[[int, int], bytes], where: int, whole: int, size: int) -> Self:
         """Read the index whose header stands at ``where``; ``whole`` is the size of a chunk."""
         header = bytearray(read(where, _HEADER))
-        _check(len(header) == _HEADER and header[:5] == b"FAHD\0" and sound(header))
+        expect(len(header) == _HEADER and header[:5] == b"FAHD\0" and sound(header))
         client, width, bits = header[5], header[6], header[7]
         count, block = (int.from_bytes(header[n : n + 8], "little") for n in (8, 16))
-        _check(client in (0, 1) and (width == 8 if not client else 13 <= width <= 20))
-        _check(0 < count <= _MOST // width and bits < 32)
+        expect(client in (0, 1) and (width == 8 if not client else 13 <= width <= 20))
+        expect(0 < count <= _MOST // width and bits < 32)
         per_page = 1 << bits
         paged = count > per_page
         number = -(-count // per_page) if paged else 0
         first = 14 + -(-number // 8)
         length = first + count * width + 4 * (number + 1)
         data = read(block, length) if block != UNDEFINED else b""
-        _check(len(data) == length and data[:5] == b"FADB\0" and data[5] == client)
-        _check(int.from_bytes(data[6:14], "little") == where)
+        expect(len(data) == length and data[:5] == b"FADB\0" and data[5] == client)
+        expect(int.from_bytes(data[6:14], "little") == where)
         fields = [("address", "<u8")]
         if client:
             fields += [("size", f"V{width - 12}"), ("mask", "<u4")]
         dtype = np.dtype(fields)
         if not paged:
-            _check(sound(data))
+            expect(sound(data))
             pages = [np.frombuffer(data, dtype, count, first).copy()]
         else:
-            _check(sound(data[: first + 4]) and _all_set(data[14:first], number))
+            expect(sound(data[: first + 4]) and _all_set(data[14:first], number))
             pages, at = [], first + 4
             for page in range(number):
                 entries = min(per_page, count - page * per_page)
                 end = at + entries * width + 4
-                _check(sound(data[at:end]))
+                expect(sound(data[at:end]))
                 pages.append(np.frombuffer(data, dtype, entries, at).copy())
                 at = end
         found = cls(header, bytearray(data[:first]), pages, paged, whole)
         starts, sizes = found.extents()
         inside = (sizes > 0) & (sizes <= size) & (starts >= 0) & (starts <= size - sizes)
-        _check(bool(inside.all()))
+        expect(bool(inside.all()))
         return found
 
     @property
@@ -103,23 +103,14 @@ class ChunkIndex:
         """Return header and data block as they are to stand, one behind the other."""
         self.header[16:24] = (self.place + _HEADER).to_bytes(8, "little")
         self.prefix[6:14] = self.place.to_bytes(8, "little")
-        parts = [_sealed(bytes(self.header[:-4]))]
+        parts = [sealed(bytes(self.header[:-4]))]
         if self.paged:
-            parts += [_sealed(bytes(self.prefix)), *(_sealed(p.tobytes()) for p in self.pages)]
+            parts += [sealed(bytes(self.prefix)), *(sealed(p.tobytes()) for p in self.pages)]
         else:
-            parts.append(_sealed(bytes(self.prefix) + self.pages[0].tobytes()))
+            parts.append(sealed(bytes(self.prefix) + self.pages[0].tobytes()))
         return b"".join(parts)
-
-
-def _sealed(data: bytes) -> bytes:
-    return data + checksum(data).to_bytes(4, "little")
 
 
 def _all_set(bitmap: bytes, count: int) -> bool:
     bits = np.unpackbits(np.frombuffer(bitmap, np.uint8))
     return bool(bits[:count].all())
-
-
-def _check(known: bool) -> None:
-    if not known:
-        raise Unfamiliar

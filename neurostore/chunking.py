@@ -102,7 +102,10 @@ def preferred(ds: xr.Dataset, target: int) -> Sizes:
     for variable, array in found:
         if array is None or all(dim in sizes for dim in variable.dims):
             continue
-        new = _grown(array.seams(), variable.shape, variable.dtype.itemsize, target)
+        if variable.nbytes <= target:  # the file need not be asked
+            new: list[tuple[int, ...]] = [(size,) for size in variable.shape]
+        else:
+            new = _grown(array.seams(), variable.shape, variable.dtype.itemsize, target)
         for dim, size in zip(variable.dims, new, strict=True):
             sizes.setdefault(dim, size)
     return sizes
@@ -159,7 +162,8 @@ def _asked(ds: xr.Dataset, chunks: Any) -> dict[Hashable, Any]:
         asked = dict.fromkeys(ds.dims, chunks)
     for dim, size in asked.items():
         whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-        if not (size is None or size == "auto" or isinstance(size, tuple) or (whole and size)):
+        fitting = whole and (size > 0 or size == -1)
+        if not (size is None or size == "auto" or isinstance(size, tuple) or fitting):
             raise ValidationError(
                 f"chunks along {dim!r} are {size!r}, expected a number of values, -1 for all of "
                 "them, a tuple of numbers, 'auto' or None"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from h5py import h5g
@@ -37,17 +38,23 @@ def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -
     page_size
         Bytes of a page, where the file is to be laid out in pages.
     """
-    with tree.open_native(path) as old:
+    with tree.open_native(path) as old, _naming_damage(path):
         try:
-            try:
-                _copy_live(old, path, temporary, report, page_size, moving_bytes=not page_size)
-            except Entangled:
-                _copy_live(old, path, temporary, report, page_size, moving_bytes=False)
-        except KeyError as error:  # h5py's word for an object that cannot be opened
-            raise DamagedError(
-                f"{path}: a record cannot be copied ({error}); expected all of them to be sound; "
-                "verify() says which are not, repair() saves the others"
-            ) from error
+            _copy_live(old, path, temporary, report, page_size, moving_bytes=not page_size)
+        except Entangled:
+            _copy_live(old, path, temporary, report, page_size, moving_bytes=False)
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    """Say what to do; what the system says of writing the new file passes."""
+    try:
+        yield
+    except KeyError as error:  # h5py's word for an object that cannot be opened
+        raise DamagedError(
+            f"{path}: a record cannot be copied ({error}); expected all of them to be sound; "
+            "verify() says which are not, repair() saves the others"
+        ) from error
 
 
 def _copy_live(

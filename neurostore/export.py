@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from neurostore import records, schema, types
-from neurostore.errors import StoreExistsError, ValidationError
+from neurostore import osio, records, schema, types
+from neurostore.errors import ValidationError
 from neurostore.interop import nwb
 from neurostore.optional import needs
 
@@ -69,11 +66,7 @@ def export(
     write = FORMATS[format_of(target, to)]
     if not found:
         raise ValidationError("no records to export; ids() lists those there are")
-    if os.path.lexists(target) and not force:
-        raise StoreExistsError(
-            f"{target}: already exists; give another path, or force=True (--force) to replace it"
-        )
-    with _complete(target) as unfinished:
+    with osio.completed(target, force) as unfinished:
         write(found, unfinished)
 
 
@@ -90,20 +83,6 @@ def format_of(path: Path, to: str | None) -> str:
             f"{', '.join(FORMATS)}, or a path that ends in one of {', '.join(_SUFFIXES)}"
         )
     return name
-
-
-@contextmanager
-def _complete(target: Path) -> Iterator[Path]:
-    """Give a path beside ``target`` that takes its place if all goes well."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}-", dir=target.parent))
-    unfinished = folder / target.name
-    try:
-        yield unfinished
-        if target.is_dir() and not target.is_symlink():
-            os.replace(target, folder / f"{target.name}.old")  # no folder replaces a folder
-        os.replace(unfinished, target)
-    finally:
-        shutil.rmtree(folder)
 
 
 def _tree(found: Records, prepare: Callable[[xr.Dataset], xr.Dataset]) -> xr.DataTree:

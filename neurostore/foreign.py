@@ -19,6 +19,7 @@ from xarray.backends import AbstractDataStore, StoreBackendEntrypoint
 from neurostore import guard, h5attrs
 from neurostore.arrays import AsStoredArray, Source, lazy
 from neurostore.content import HASH_ATTR
+from neurostore.filters.pipeline import ZSTD
 from neurostore.reading import NON_COORD, Item, items_of
 
 __all__ = ["OPTIONS", "applies", "check_options", "indexed", "opened"]
@@ -43,7 +44,7 @@ _FILTERS = {
     h5py.h5z.FILTER_LZF: "lzf",
     h5py.h5z.FILTER_SHUFFLE: "shuffle",
     h5py.h5z.FILTER_FLETCHER32: "fletcher32",
-    32015: "zstd",
+    ZSTD: "zstd",
 }
 #: What these say is a value of the variable, so that it stays bytes where the variable is.
 _VALUES = ("_FillValue", "missing_value")

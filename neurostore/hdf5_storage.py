@@ -201,11 +201,11 @@ def _as_arrays(kind: Kind, ds: xr.Dataset) -> Any:
     return tuple(result)
 
 
-def _array(name: str, dims: tuple[tuple[str, ...], ...], ds: xr.Dataset) -> Array | None:
+def _array(name: str, dims: tuple[tuple[str, ...], ...], ds: xr.Dataset) -> Any:
     if name not in ds.variables:
         return None
     if matrices.is_gathered(ds, name):
-        return matrices.to_scipy(ds, name)  # type: ignore[no-any-return]
+        return matrices.to_scipy(ds, name)
     variable = ds.variables[name]
     rule = next((rule for rule in dims if set(rule) == set(variable.dims)), variable.dims)
     return np.asarray(variable.transpose(*rule).values)

@@ -10,11 +10,11 @@ It knows nothing of records.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from neurostore.objectheader import UNDEFINED, checksum
+from neurostore.objectheader import UNDEFINED, checksum, sealed
 
 __all__ = ["Link", "dense_links"]
 
@@ -123,7 +123,7 @@ class _Heap:
 
     def _header(self, root: int, rows: int, span: int, allocated: int, free: int) -> bytes:
         numbers = (0, UNDEFINED, free, UNDEFINED, span, allocated, self._next, self._count)
-        return _sealed(
+        return sealed(
             b"FRHP\0"
             + _ID_BYTES.to_bytes(2, "little")
             + bytes(2)
@@ -145,7 +145,9 @@ class _Heap:
         total = checksum(head + bytes(4) + data)
         return head + total.to_bytes(4, "little") + data
 
-    def _indirect(self, parts: list[bytes], at: int, offset: int, rows: int, blocks: object) -> int:
+    def _indirect(
+        self, parts: list[bytes], at: int, offset: int, rows: int, blocks: Iterator[_Block]
+    ) -> int:
         """Write a block of blocks at ``at``, those that it names behind it; return its address."""
         head = b"FHIB\0" + self._where.to_bytes(8, "little") + offset.to_bytes(4, "little")
         length = len(head) + 8 * _WIDTH * rows + 4
@@ -162,13 +164,13 @@ class _Heap:
                 entries.append(behind)
                 before = sum(map(len, parts[slot + 1 :])) if row >= _DIRECT_ROWS else 0
                 if row < _DIRECT_ROWS:
-                    parts.append(self._direct(next(blocks)))  # type: ignore[call-overload]
+                    parts.append(self._direct(next(blocks)))
                     behind += len(parts[-1])
                 else:
                     within = _rows_within(_row_size(row))
                     self._indirect(parts, behind, begin, within, blocks)
                     behind += sum(map(len, parts[slot + 1 :])) - before
-        parts[slot] = _sealed(head + b"".join(e.to_bytes(8, "little") for e in entries))
+        parts[slot] = sealed(head + b"".join(e.to_bytes(8, "little") for e in entries))
         return at
 
 
@@ -214,7 +216,7 @@ def _tree(records: Sequence[bytes], where: int) -> bytes:
     parts = [b""]
     depth = len(most) - 1
     root, count = _node(parts, where + 38, records, depth, below)
-    parts[0] = _sealed(
+    parts[0] = sealed(
         b"BTHD\0\x05"
         + _NODE.to_bytes(4, "little")
         + _RECORD.to_bytes(2, "little")
@@ -246,7 +248,7 @@ def _node(
             if depth > 1:
                 body += total.to_bytes(_bytes_for(below[depth - 1]), "little")
     address = base + _NODE * (len(parts) - 1)
-    parts.append(_sealed(body).ljust(_NODE, b"\0"))
+    parts.append(sealed(body).ljust(_NODE, b"\0"))
     return address, count
 
 
@@ -265,7 +267,3 @@ def _pointer(height: int, below: Sequence[int]) -> int:
 
 def _bytes_for(number: int) -> int:
     return (number.bit_length() - 1) // 8 + 1
-
-
-def _sealed(data: bytes) -> bytes:
-    return data + checksum(data).to_bytes(4, "little")

@@ -36,15 +36,13 @@ class Making:
         A temporary place.
     layout
         How the values of records are laid out.
-    page_size
-        Bytes of a page, where the file is to be laid out in pages; 0 for none.
     """
 
-    def __init__(self, path: Path, layout: Layout, page_size: int = 0) -> None:
+    def __init__(self, path: Path, layout: Layout) -> None:
         self._path = path
         self._layout = layout
         self._stack = ExitStack()
-        tree.build(str(path), page_size)
+        tree.build(str(path))
         self._h5file = self._stack.enter_context(tree.open_new(path))
         stencils = Stencils()
         self._stack.callback(stencils.close)

@@ -19,8 +19,8 @@ from h5py import h5g, h5l, h5o, h5t
 
 from neurostore.errors import DamagedError
 from neurostore.linktable import Link, dense_links
-from neurostore.objectheader import Form, checksum, read_form, sound
-from neurostore.relocation import Relocation
+from neurostore.objectheader import Form, read_form, sealed, sound
+from neurostore.relocation import Relocation, write_at
 
 __all__ = ["Moved", "link", "move"]
 
@@ -95,7 +95,7 @@ def link(temporary: Path, moved: Moved) -> None:
         for parent, (address, made) in groups.items():
             links = sorted([*made, *moved[parent].values()])
             image, heap, tree = dense_links(links, end)
-            _write(fd, image, end)
+            write_at(fd, image, end)
             _adopt(fd, address, heap, tree)
             end += len(image)
         _set_end(fd, superblock, end)
@@ -133,7 +133,7 @@ def _adopt(fd: int, address: int, heap: int, tree: int) -> None:
     for piece in {piece for (piece, _), _ in form.own_links}:
         pieces[piece] = _without_links(form, piece, pieces[piece])
     for where, data in zip(places, pieces, strict=True):
-        _write(fd, bytes(data[:-4]) + checksum(data[:-4]).to_bytes(4, "little"), where)
+        write_at(fd, sealed(bytes(data[:-4])), where)
 
 
 def _without_links(form: Form, piece: int, data: bytearray) -> bytearray:
@@ -187,10 +187,4 @@ def _end(superblock: bytes) -> int:
 
 def _set_end(fd: int, superblock: bytes, end: int) -> None:
     data = superblock[:28] + end.to_bytes(8, "little") + superblock[36:44]
-    _write(fd, data + checksum(data).to_bytes(4, "little"), 0)
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(fd, data[done:], offset + done)
+    write_at(fd, sealed(data), 0)

@@ -17,7 +17,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from numcodecs.jenkins import jenkins_lookup3
 
-__all__ = ["UNDEFINED", "Form", "Place", "Unfamiliar", "checksum", "read_form", "sound"]
+__all__ = [
+    "UNDEFINED",
+    "Form",
+    "Place",
+    "Unfamiliar",
+    "checksum",
+    "expect",
+    "read_form",
+    "sealed",
+    "sound",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Read: TypeAlias = Callable[[int, int], bytes]
@@ -88,6 +98,17 @@ def sound(data: bytes | bytearray | memoryview) -> bool:
     return checksum(view[:-4]) == int.from_bytes(view[-4:], "little")
 
 
+def sealed(data: bytes) -> bytes:
+    """Return metadata with its checksum behind it."""
+    return data + checksum(data).to_bytes(4, "little")
+
+
+def expect(known: bool) -> None:
+    """Raise Unfamiliar where something is not as it is known here."""
+    if not known:
+        raise Unfamiliar
+
+
 def read_form(read: Read, address: int) -> Form:
     """Read the form of the object whose header stands at ``address``.
 
@@ -98,7 +119,7 @@ def read_form(read: Read, address: int) -> Form:
     """
     form = Form()
     head = read(address, 40)
-    _check(head[:5] == b"OHDR\x02")
+    expect(head[:5] == b"OHDR\x02")
     flags = head[5]
     at = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
     start = at + (1 << (flags & 3))
@@ -111,15 +132,15 @@ def read_form(read: Read, address: int) -> Form:
     for piece, (within, offset) in enumerate(form.continued, 1):  # grows meanwhile
         where, length = _numbers(form.pieces[within], offset, 2)
         _add(form, read, where, length)
-        _check(form.pieces[piece][:4] == b"OCHK")
+        expect(form.pieces[piece][:4] == b"OCHK")
         _messages(form, piece, 4)
     return form
 
 
 def _add(form: Form, read: Read, address: int, length: int) -> None:
-    _check(8 < length <= _MOST and len(form.pieces) < 16)
+    expect(8 < length <= _MOST and len(form.pieces) < 16)
     data = read(address, length)
-    _check(len(data) == length and sound(data))
+    expect(len(data) == length and sound(data))
     form.pieces.append(data)
     form.masks.append(np.full(length, 255, np.uint8))
     form.open(len(form.pieces) - 1, length - 4, 4)
@@ -131,7 +152,7 @@ def _messages(form: Form, piece: int, at: int) -> None:
     while at + prefix <= end:
         kind, size, flags = data[at], int.from_bytes(data[at + 1 : at + 3], "little"), data[at + 3]
         at += prefix
-        _check(at + size <= end and not flags & 0x02 and kind in _READERS)
+        expect(at + size <= end and not flags & 0x02 and kind in _READERS)
         _READERS[kind](form, piece, at, data[at : at + size])
         at += size
     form.open(piece, at, end - at)
@@ -147,30 +168,30 @@ def _free(form: Form, piece: int, at: int, body: bytes) -> None:
 
 
 def _space(form: Form, piece: int, at: int, body: bytes) -> None:
-    _check(body[0] == 2)
+    expect(body[0] == 2)
     form.open(piece, at + 4, len(body) - 4)
 
 
 def _link_info(form: Form, piece: int, at: int, body: bytes) -> None:
-    _check(body[0] == 0)
+    expect(body[0] == 0)
     first = 2
     if body[1] & 1:
         form.open(piece, at + first, 8)
         first += 8
     form.table = (piece, at + first)
-    _check(body[first:] == b"\xff" * (len(body) - first))
+    expect(body[first:] == b"\xff" * (len(body) - first))
 
 
 def _kind(form: Form, piece: int, at: int, body: bytes) -> None:
-    _check(body[0] & 15 in _PLAIN_CLASSES)
+    expect(body[0] & 15 in _PLAIN_CLASSES)
 
 
 def _link(form: Form, piece: int, at: int, body: bytes) -> None:
-    _check(body[0] == 1 and not body[1] & 0x08)  # of another type than hard
+    expect(body[0] == 1 and not body[1] & 0x08)  # of another type than hard
     first = 2 + (8 if body[1] & 4 else 0) + (1 if body[1] & 16 else 0)
     width = 1 << (body[1] & 3)
     length = int.from_bytes(body[first : first + width], "little")
-    _check(len(body) == first + width + length + 8)
+    expect(len(body) == first + width + length + 8)
     place = piece, at + len(body) - 8
     form.open(*place, 8)
     form.links.append(place)
@@ -178,32 +199,32 @@ def _link(form: Form, piece: int, at: int, body: bytes) -> None:
 
 
 def _layout(form: Form, piece: int, at: int, body: bytes) -> None:
-    _check(body[0] in (3, 4) and body[1] in (0, 1, 2))
+    expect(body[0] in (3, 4) and body[1] in (0, 1, 2))
     if body[1] == 0:
-        _check(len(body) >= 4 + int.from_bytes(body[2:4], "little"))
+        expect(len(body) >= 4 + int.from_bytes(body[2:4], "little"))
         form.open(piece, at + 4, len(body) - 4)
     elif body[1] == 1:
         form.open(piece, at + 2, 16)
         form.data = (piece, at + 2), (piece, at + 10)
     else:
-        _check(body[0] == 4)
+        expect(body[0] == 4)
         _chunked(form, piece, at, body)
 
 
 def _chunked(form: Form, piece: int, at: int, body: bytes) -> None:
     flags, rank, width = body[2], body[3], body[4]
-    _check(flags in (0, 2))
+    expect(flags in (0, 2))
     where = 5 + rank * width
     sizes = [int.from_bytes(body[n : n + width], "little") for n in range(5, where, width)]
     whole, kind, where = int(np.prod(sizes, dtype=object)), body[where], where + 1
     if kind == 1:
         place = _single(form, piece, at, body, where, whole)
     else:
-        _check(kind == 3 and flags == 0)
+        expect(kind == 3 and flags == 0)
         place = piece, at + where + 1
         form.open(*place, 8)
         form.index = place, whole
-    _check(len(body) == place[1] + 8 - at)
+    expect(len(body) == place[1] + 8 - at)
 
 
 def _single(form: Form, piece: int, at: int, body: bytes, where: int, whole: int) -> Place:
@@ -224,21 +245,21 @@ def _single(form: Form, piece: int, at: int, body: bytes, where: int, whole: int
 
 
 def _attribute(form: Form, piece: int, at: int, body: bytes) -> None:
-    _check(body[0] == 3 and not body[1] & 3)
+    expect(body[0] == 3 and not body[1] & 3)
     name, kind, space = (int.from_bytes(body[n : n + 2], "little") for n in (2, 4, 6))
     first = 9 + name
     label, start = body[9 : first - 1], first + kind + space
     size = int.from_bytes(body[first + 4 : first + 8], "little")
     family = body[first] & 15
     if label == b"DIMENSION_LIST":
-        _check(family == _VARIABLE and size == 16 and (len(body) - start) % 16 == 0)
+        expect(family == _VARIABLE and size == 16 and (len(body) - start) % 16 == 0)
         _dimension_list(form, piece, at, body, start)
     elif label == b"REFERENCE_LIST":
-        _check(family == _COMPOUND and size == 16 and (len(body) - start) % 16 == 0)
+        expect(family == _COMPOUND and size == 16 and (len(body) - start) % 16 == 0)
         form.open(piece, at + start, len(body) - start)
         form.references += [(piece, at + n) for n in range(start, len(body), 16)]
     else:
-        _check(family in _PLAIN_CLASSES)
+        expect(family in _PLAIN_CLASSES)
         form.open(piece, at + start, len(body) - start)
 
 
@@ -246,7 +267,7 @@ def _dimension_list(form: Form, piece: int, at: int, body: bytes, start: int) ->
     """Elements of variable length: how many, and where in the global heap; none have no place."""
     for n in range(start, len(body), 16):
         count = int.from_bytes(body[n : n + 4], "little")
-        _check(count in (0, 1))
+        expect(count in (0, 1))
         if count:
             form.open(piece, at + n + 4, 12)
             form.heap.append((piece, at + n + 4))
@@ -255,7 +276,7 @@ def _dimension_list(form: Form, piece: int, at: int, body: bytes, start: int) ->
 def _attribute_info(form: Form, piece: int, at: int, body: bytes) -> None:
     first = 4 if body[1] & 1 else 2
     form.open(piece, at + 2, first - 2)
-    _check(body[0] == 0 and body[first:] == b"\xff" * (len(body) - first))
+    expect(body[0] == 0 and body[first:] == b"\xff" * (len(body) - first))
 
 
 def _continuation(form: Form, piece: int, at: int, body: bytes) -> None:
@@ -282,8 +303,3 @@ _READERS: dict[int, Callable[[Form, int, int, bytes], None]] = {
 
 def _numbers(data: bytes, offset: int, count: int) -> list[int]:
     return [int(n) for n in np.frombuffer(data, "<u8", count, offset)]
-
-
-def _check(known: bool) -> None:
-    if not known:
-        raise Unfamiliar

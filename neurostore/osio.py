@@ -1,8 +1,8 @@
 """The operating system's part in safe files: the operations, and whole files put in place.
 
 Everything that the store does to a file from Python goes through one small object, `OsIO`, so
-that tests can record the operations and let each of them fail. `create` and `replace` make a file
-appear whole or not at all. Nothing here knows what is in a file.
+that tests can record the operations and let each of them fail. `create`, `replace` and `completed`
+make a file appear whole or not at all. Nothing here knows what is in a file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from neurostore.errors import StoreExistsError, WriteError
@@ -23,6 +26,7 @@ __all__ = [
     "IO",
     "Durability",
     "OsIO",
+    "completed",
     "create",
     "discard",
     "give_name",
@@ -166,6 +170,30 @@ def write_all(io: IO, fd: int, data: Bytes, offset: int) -> None:
         offset += done
         done = io.pwrite(fd, rest, offset)
         rest = rest[done:]
+
+
+@contextmanager
+def completed(target: Path, force: bool = False) -> Iterator[Path]:
+    """Give a path beside ``target``, for a file or a folder, that takes its place at the end.
+
+    Raises
+    ------
+    StoreExistsError
+        Something stands there, and ``force`` does not say to replace it.
+    """
+    if os.path.lexists(target) and not force:
+        raise StoreExistsError(
+            f"{target}: already exists; give another path, or force=True (--force) to replace it"
+        )
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}-", dir=target.parent))
+    unfinished = folder / target.name
+    try:
+        yield unfinished
+        if target.is_dir() and not target.is_symlink():
+            os.replace(target, folder / f"{target.name}.old")  # no folder replaces a folder
+        os.replace(unfinished, target)
+    finally:
+        shutil.rmtree(folder)
 
 
 def read_all(io: IO, fd: int, length: int, offset: int) -> bytes:

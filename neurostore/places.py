@@ -41,11 +41,6 @@ class Url:
         """The part after the last slash, without a query."""
         return self._split()[1]
 
-    @property
-    def stem(self) -> str:
-        """The name without its last ending."""
-        return os.path.splitext(self.name)[0]
-
     def with_name(self, name: str) -> Url:
         """Return the URL of a neighbour."""
         head, _, query = self._split()

@@ -13,7 +13,6 @@ import base64
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +21,9 @@ from typing import Any
 import numcodecs
 import numpy as np
 
-from neurostore import chunkmap, series, tree
+from neurostore import chunkmap, osio, series, tree
 from neurostore.chunkmap import Mapped
-from neurostore.errors import (
-    RefusedError,
-    StoreExistsError,
-    StoreNotFoundError,
-    ValidationError,
-)
+from neurostore.errors import RefusedError, StoreNotFoundError, ValidationError
 from neurostore.session import Session
 
 __all__ = ["publish", "references"]
@@ -68,17 +62,10 @@ def publish(
     StoreExistsError
         Something stands at `target`.
     """
-    path = Path(target)
-    if os.path.lexists(path) and not force:
-        raise StoreExistsError(
-            f"{path}: already exists; give another path, or force=True (--force) to replace it"
-        )
-    count, found = references(session, base=base, unsealed=unsealed)
-    text = json.dumps({"version": 1, "refs": found}, separators=(",", ":"))
-    with tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}-", dir=path.parent) as folder:
-        unfinished = Path(folder, "references")
+    with osio.completed(Path(target), force) as unfinished:
+        count, found = references(session, base=base, unsealed=unsealed)
+        text = json.dumps({"version": 1, "refs": found}, separators=(",", ":"))
         unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
     return count
 
 

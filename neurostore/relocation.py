@@ -28,7 +28,7 @@ from neurostore.objectheader import (
     read_form,
 )
 
-__all__ = ["Relocation", "move_bytes"]
+__all__ = ["Relocation", "write_at"]
 
 #: Records that are moved together.
 _BATCH = 1024
@@ -363,7 +363,7 @@ class Relocation:
         return base
 
     def _write(self, buffer: Array, extents: _Extents, where: int) -> None:
-        _pwrite(self.target, buffer.data, self.end)
+        write_at(self.target, buffer.data, self.end)
         if not extents.starts:
             self.end = where
             return
@@ -391,7 +391,7 @@ class Relocation:
             if pending:
                 _pwritev(self.target, pending, where, waiting)
                 where, waiting, pending = where + waiting, 0, []
-            move_bytes(self.source, start, self.target, where, length)
+            _move_bytes(self.source, start, self.target, where, length)
             where += length
         if pending:
             _pwritev(self.target, pending, where, waiting)
@@ -558,7 +558,8 @@ def _pread(fd: int, length: int, offset: int) -> bytearray:
     return buffer
 
 
-def _pwrite(fd: int, data: Any, offset: int) -> None:
+def write_at(fd: int, data: Any, offset: int) -> None:
+    """Write all of some bytes at an offset."""
     view, done = memoryview(data), 0
     while done < len(view):
         done += os.pwrite(fd, view[done:], offset + done)
@@ -567,10 +568,10 @@ def _pwrite(fd: int, data: Any, offset: int) -> None:
 def _pwritev(fd: int, buffers: list[Any], offset: int, length: int) -> None:
     done = os.pwritev(fd, buffers, offset)
     if done < length:  # a full disk, or a signal: the rest says which
-        _pwrite(fd, memoryview(b"".join(buffers))[done:], offset + done)
+        write_at(fd, memoryview(b"".join(buffers))[done:], offset + done)
 
 
-def move_bytes(source: int, start: int, target: int, where: int, length: int) -> None:
+def _move_bytes(source: int, start: int, target: int, where: int, length: int) -> None:
     """Copy bytes from file to file, inside the system where it can."""
     while length > 0:
         try:
@@ -579,7 +580,7 @@ def move_bytes(source: int, start: int, target: int, where: int, length: int) ->
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise
             done = min(length, _BLOCK)
-            _pwrite(target, _pread(source, done, start), where)
+            write_at(target, _pread(source, done, start), where)
         if not done:
             raise OSError(errno.EIO, f"the file ends at {start}, expected {length} bytes more")
         start, where, length = start + done, where + done, length - done

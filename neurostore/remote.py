@@ -78,7 +78,6 @@ class RemoteFile:
 
     def __init__(self, url: Url) -> None:
         self.url = url
-        self.path = str(url)
         self.error: BaseException | None = None
         self.requests = 0
         self.received = 0
@@ -89,7 +88,7 @@ class RemoteFile:
         with needs("remote", f"{url}: reading a remote file"):
             import fsspec
         with self._asking(), needs("remote", f"{url}: this kind of URL"):
-            self._fs, self._key = fsspec.core.url_to_fs(self.path, **url.options)
+            self._fs, self._key = fsspec.core.url_to_fs(str(url), **url.options)
         head = self._get([(0, _FIRST * _BLOCK)])[0]
         if not head.startswith(_SIGNATURE):
             raise NotAStoreError(f"{url}: expected an HDF5 file; it begins with {head[:8]!r}")
@@ -126,7 +125,9 @@ class RemoteFile:
         """Fetch little with what lies behind it, which is asked for next more often than not."""
         with self._guard:
             self.anticipate([(start, length + _BLOCK) for start, length in ranges])
-            return [self._held(start, start + length) for start, length in ranges]
+            found = [self._checked(self._held(*one), *one) for one in ranges]
+            self._forget()
+            return found
 
     def _joined(self, ranges: Sequence[Range]) -> list[bytes]:
         order = sorted(range(len(ranges)), key=lambda number: ranges[number])
@@ -145,13 +146,16 @@ class RemoteFile:
         for number, (start, length) in enumerate(ranges):
             first = joined[member[number]][0]
             data = got[member[number]][start - first : start - first + length]
-            if len(data) != length:
-                raise StoreError(
-                    f"{self.url}: {len(data)} of {length} bytes at {start}; the file is shorter "
-                    "than it says, or was replaced while it was open; open it anew"
-                )
-            found.append(data)
+            found.append(self._checked(data, start, length))
         return found
+
+    def _checked(self, data: bytes, start: int, length: int) -> bytes:
+        if len(data) != length:
+            raise StoreError(
+                f"{self.url}: {len(data)} of {length} bytes at {start}; the file is shorter than "
+                "it says, or was replaced while it was open; open it anew"
+            )
+        return data
 
     def _get(self, ranges: list[Range]) -> list[bytes]:
         if not ranges:
@@ -171,7 +175,7 @@ class RemoteFile:
         """Turn what fsspec and the server say into errors of ours."""
         try:
             yield
-        except (HDF5StorageError, KeyboardInterrupt):
+        except HDF5StorageError:
             raise
         except FileNotFoundError as error:
             raise StoreNotFoundError(
@@ -224,18 +228,23 @@ class RemoteFile:
         if stop <= start:
             return
         self._read_on(start, stop)
-        view[: stop - start] = self._held(start, stop)
-        while len(self._blocks) > _KEPT:
-            self._blocks.popitem(last=False)
+        view[: stop - start] = self._held(start, stop - start)
+        self._forget()
 
-    def _held(self, start: int, stop: int) -> bytes:
-        """Put together what is kept of a range."""
+    def _held(self, start: int, length: int) -> bytes:
+        """Put together what is kept of a range, as far as the file goes."""
+        stop = min(start + length, self.size)
         parts = []
-        for number in range(start // _BLOCK, (stop - 1) // _BLOCK + 1):
+        for number in range(start // _BLOCK, -(-stop // _BLOCK)):
             self._blocks.move_to_end(number)
             at = number * _BLOCK
             parts.append(self._blocks[number][max(0, start - at) : stop - at])
         return b"".join(parts)
+
+    def _forget(self) -> None:
+        """Let go of the blocks that were used longest ago."""
+        while len(self._blocks) > _KEPT:
+            self._blocks.popitem(last=False)
 
     def _read_on(self, start: int, stop: int) -> None:
         """Have the blocks of a range, and of what follows where HDF5 reads one after another."""

@@ -9,21 +9,25 @@ the one they were written for. Nobody needs them: names stay the truth.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5o, h5p, h5r, h5s, h5t
+from h5py import h5d, h5g, h5p, h5r, h5s, h5t
 
-from neurostore import h5attrs
+from neurostore import guard, h5attrs
 from neurostore.catalogue import Catalogue, Entry
 from neurostore.catalogue_file import BESIDE, GROUP
+from neurostore.damage import UNREADABLE
 from neurostore.schema import KINDS, Kind
 
 __all__ = ["Shortcuts", "fill", "reserve"]
 
 _NAME = BESIDE.removeprefix(b"/")
 _GENERATION = "generation"
+#: Groups that stay open.
+_OPEN = 1024
 
 
 def _tables(catalogue: Catalogue) -> Iterator[tuple[Kind, int]]:
@@ -70,9 +74,17 @@ class Shortcuts:
 
     def point(self, h5file: h5py.File, catalogue: Catalogue, entry: Entry) -> None:
         """Open the groups of a record, where there are references to them that count."""
-        dataset = self._table(h5file, catalogue, entry.kind)
-        if dataset is None or f"{entry.kind.parts[0].path}/{entry.id}" in self._groups:
+        if f"{entry.kind.parts[0].path}/{entry.id}" in self._groups:
             return
+        with suppress(*UNREADABLE):  # what stands beside the tables may be anything: names do
+            self._point(h5file, catalogue, entry)
+
+    def _point(self, h5file: h5py.File, catalogue: Catalogue, entry: Entry) -> None:
+        dataset = self._table(h5file, catalogue, entry.kind)
+        if dataset is None:
+            return
+        if len(self._groups) >= _OPEN:
+            self._groups.clear()
         space = dataset.get_space()
         held = np.empty((1, len(entry.kind.parts)), h5py.ref_dtype)
         space.select_hyperslab((entry.row, 0), held.shape)
@@ -87,14 +99,14 @@ class Shortcuts:
     def _table(self, h5file: h5py.File, catalogue: Catalogue, kind: Kind) -> Any:
         if kind.name not in self._tables:
             path = b"/".join((GROUP, kind.name.encode(), _NAME))
-            found = h5o.open(h5file.id, path) if path in h5file.id else None
-            if found is not None:
+            self._tables[kind.name] = None
+            if path in h5file.id:
+                found = h5d.open(h5file.id, path)
+                guard.check_dataset(found, path.decode(), by_hdf5=True)
                 written = h5attrs.read_one(found, _GENERATION.encode())
-                rows = catalogue.tables[kind.name].size
-                shape = (rows, len(kind.parts))
-                if written != catalogue.state["generation"] or found.shape != shape:
-                    found = None
-            self._tables[kind.name] = found
+                shape = (catalogue.tables[kind.name].size, len(kind.parts))
+                if written == catalogue.state["generation"] and found.shape == shape:
+                    self._tables[kind.name] = found
         return self._tables[kind.name]
 
     def where(self, root: h5g.GroupID, address: str) -> tuple[h5g.GroupID, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -186,7 +186,9 @@ class Store(Answering, Kept):
             if is_url(path):
                 self.mode = mode = "r"
                 forget_idle(self.path)  # nothing tells of a remote file whether it is the same
-            again(lambda: self._session().catalogue if is_url(path) else self._session())
+            again(self._session)
+            if is_url(path):  # only now is the server asked for it
+                again(lambda: self._session().catalogue)
         else:
             self._open_all(path, several, mode)
         if mode == "x":
@@ -351,7 +353,7 @@ class Store(Answering, Kept):
         record = ds if isinstance(ds, records.Record) else records.examine(ds)
         # Begun before the file is opened and locked: both take a while, and other processors idle.
         ahead = begun(record.pieces, self._layout, record.kind.elastic)
-        with ahead, self._writing() as session:
+        with closing(ahead), self._writing() as session:
             taken = series.given_elsewhere(session)
             return session.put(record, self._layout, taken, ahead=ahead)
 
@@ -474,7 +476,7 @@ class Store(Answering, Kept):
             Seconds without news after which the iteration ends, as it has to where a recorder
             was killed; None waits for ever.
         stop
-            Answering at every look; the iteration ends when it says True and nothing is new.
+            Asked at every look; the iteration ends when it says True and nothing is new.
 
         Raises
         ------
@@ -499,8 +501,6 @@ class Store(Answering, Kept):
         if kind is not None or name is not None:
             raise ValidationError("follow: an id says it all; leave out kind and name")
         return parts(self._session, self.retrieve, record_id, patience)
-
-    # -- asking --------------------------------------------------------------------------------
 
     @contextmanager
     def h5file(self) -> Iterator[Any]:

@@ -11,8 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from itertools import islice
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ _WAITING_BYTES = 8 * 2**20
 
 
 class Ahead:
-    """Encodes arrays from the moment it is made; leave it as a context.
+    """Encodes arrays from the moment it is made; it has to be closed.
 
     Parameters
     ----------
@@ -58,15 +57,8 @@ class Ahead:
         jobs = self._jobs(large, chunk_size)
         self._stream = Stream(self._encode, jobs, max(1, _WAITING_BYTES // largest))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Wait for what is under way, and forget what nobody took."""
         if self._stream is not None:
             self._stream.close()
 
