@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-from neurostore.errors import StoreExistsError, WriteError
+from neurostore.errors import StoreExistsError, StoreNotFoundError, WriteError
 from neurostore.names import fitted
 
 __all__ = [
@@ -172,6 +172,12 @@ def write_all(io: IO, fd: int, data: Bytes, offset: int) -> None:
         rest = rest[done:]
 
 
+def check_folder(path: Path) -> None:
+    """Raise StoreNotFoundError if the folder that ``path`` is to stand in is not there."""
+    if not path.parent.is_dir():
+        raise StoreNotFoundError(f"{path}: the folder {path.parent} does not exist; make it first")
+
+
 @contextmanager
 def completed(target: Path, force: bool = False) -> Iterator[Path]:
     """Give a path beside ``target``, for a file or a folder, that takes its place at the end.
@@ -180,7 +186,10 @@ def completed(target: Path, force: bool = False) -> Iterator[Path]:
     ------
     StoreExistsError
         Something stands there, and ``force`` does not say to replace it.
+    StoreNotFoundError
+        There is no folder for it.
     """
+    check_folder(target)
     if os.path.lexists(target) and not force:
         raise StoreExistsError(
             f"{target}: already exists; give another path, or force=True (--force) to replace it"
@@ -288,9 +297,12 @@ def create(
     ------
     StoreExistsError
         Something stands at ``path``, perhaps since a moment ago.
+    StoreNotFoundError
+        There is no folder for it.
     """
     io = io or OsIO()
     path = os.path.realpath(os.fspath(path))
+    check_folder(Path(path))
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, fitted(f".{name}", f"-{secrets.token_hex(8)}"))
     try:

@@ -535,8 +535,6 @@ def forget_idle(path: Path) -> None:
 
 def create(path: Path, io: IO | None = None) -> None:
     """Make an empty store at ``path``, whole or not at all."""
-    if not path.parent.is_dir():
-        raise StoreNotFoundError(f"{path}: the folder {path.parent} does not exist; make it first")
     try:
         osio.create(path, tree.build, io=io)
     except PermissionError as error:

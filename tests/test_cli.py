@@ -112,6 +112,28 @@ def test_an_error_is_one_line_and_status_1(run_h5: Path, tmp_path: Path) -> None
     assert in_a_shell("info", tmp_path / "none.h5").returncode == 1
 
 
+def test_a_missing_folder_is_one_line_whatever_is_to_be_made(run_h5: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / "none"
+    for name, options in (
+        ("export", [nowhere / "a.nc", "task_6.0"]),
+        ("plot", ["task_6.0", "-o", nowhere / "a.png"]),
+        ("repair", ["-o", nowhere / "a.h5", "--this-file"]),
+        ("migrate", ["-o", nowhere / "a.h5"]),
+    ):
+        done = in_a_shell(name, run_h5, *options)
+        assert (done.returncode, done.stdout) == (1, ""), name
+        assert done.stderr.startswith("neurostore: "), done.stderr
+        assert done.stderr.count("\n") == 1
+        assert str(nowhere) in done.stderr
+        assert ".a." not in done.stderr.removesuffix("\n")
+
+
+def test_a_typing_error_makes_no_file(tmp_path: Path) -> None:
+    done = invoke("cleanup", tmp_path / "rnu.h5", "--days", "1", "--yes")
+    assert done.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_not_understood_is_status_2(run_h5: Path) -> None:
     assert invoke("ls", run_h5, "--kind", "spikes").exit_code == 2
     assert invoke("nothing").exit_code == 2

@@ -4,7 +4,7 @@ It parses, delegates and prints, and knows the store by its public methods alone
 
 Exit status: 0, all is well; 1, something wrong was found, or an error of neurostore's own, said in
 one line on the standard error; 2, the command was not understood; 75, another process was writing
-all the time, try again later.
+all the time, try again later; 130, stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line on the standard error and status 1."""
+    """Run the command line; an error of ours, or of the system, is one line and status 1."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names hold any text, terminals do not show any text
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except HDF5StorageError as error:
+    except (HDF5StorageError, OSError) as error:
         typer.echo(f"neurostore: {one_line(error)}", err=True)
         sys.exit(FOUND)

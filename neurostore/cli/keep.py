@@ -75,7 +75,7 @@ def cleanup(
     rules = keep_rules({**scope, key: value} for key, value in given.items() if value is not None)
     if not rules:
         raise typer.BadParameter("one of --days, --latest, --every and --interval is needed")
-    with _patiently(), open_store(path, "a" if yes else "r", lock_timeout=wait) as store:
+    with _patiently(), open_store(_existing(path), "a" if yes else "r", lock_timeout=wait) as store:
         gone = store.cleanup(keep=rules, now=as_time(now), model_time=model_time, dry_run=not yes)
     if as_json:
         print_json({"removed": gone, "dry_run": not yes})

@@ -120,7 +120,11 @@ def write(
     listed = _listed(records)
     moments = sorted({float(ds["timestamp"]) for ds in listed})
     if len(moments) != 1:
-        raise ValidationError(f"timestamps {moments}; an NWB file has one session, so expected one")
+        first = ", ".join(map(str, [*moments[:2], "..."][: len(moments)]))
+        raise ValidationError(
+            f"{len(moments)} timestamps ({first}); "
+            "an NWB file has one session and so one timestamp; write a file for each of them"
+        )
     nwb = pynwb.NWBFile(
         session_description=description,
         identifier=identifier or Path(path).stem,
