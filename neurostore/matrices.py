@@ -233,13 +233,17 @@ def synapses(
     return made
 
 
-def coarse(ds: xr.Dataset, name: str, most: int) -> tuple[xr.DataArray, tuple[int, int]]:
+def coarse(
+    ds: xr.Dataset, name: str, most: int, *, whole: bool = False
+) -> tuple[xr.DataArray, tuple[int, int]]:
     """Return means over the synapses of blocks of a matrix, NaN where a block has none.
 
     Parameters
     ----------
     most
         Blocks along each dimension, at most.
+    whole
+        Return means over the whole blocks, in which a place without a synapse is 0.
 
     Returns
     -------
@@ -260,6 +264,12 @@ def coarse(ds: xr.Dataset, name: str, most: int) -> tuple[xr.DataArray, tuple[in
         count += np.bincount(cell, minlength=len(count))
     with np.errstate(invalid="ignore"):
         means = (total / count).reshape(grid)
+    if whole:
+        heights, widths = (
+            np.minimum(step, size - np.arange(0, size, step))
+            for step, size in zip((tall, wide), shape, strict=True)
+        )
+        means = total.reshape(grid) / np.outer(heights, widths)
     dims = gathered.patterns(ds.variables)[ds.variables[name].dims[0]]
     steps = {
         dim: ds.variables[dim].values[::step] if dim in ds.variables else np.arange(0, size, step)

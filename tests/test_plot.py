@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def test_many_spikes_are_counted_and_none_is_left_out() -> None:
     ax = Figure().subplots()
     image = plot.raster(ds, ax, most=1_000)
     assert int(np.asarray(image.get_array()).sum()) == 5_000
-    assert notes(ax) == "5,000 spikes, counted in 600 × 50 cells"
+    assert notes(ax) == "5,000 spikes, counted in 300 × 50 cells"
 
 
 def test_a_range_of_trains_stands_at_the_times_of_its_records(store: Store) -> None:
@@ -144,6 +145,55 @@ def test_a_large_matrix_is_averaged_and_says_so() -> None:
     assert shown.shape == (500, 300)
     assert shown[0, 0] == weights[:2, :2].mean()
     assert notes(ax) == "each cell is the mean of 2 × 2 values"
+
+
+def test_the_last_block_of_an_image_is_as_wide_as_what_it_holds() -> None:
+    ax = Figure().subplots()
+    image = plot.matrix(xr.DataArray(np.ones((3, 205)), dims=("neuron", "time")), ax)
+    assert np.asarray(image.get_array()).shape == (3, 103)
+    assert image.get_extent() == [-0.5, 205.5, 2.5, -0.5]
+    assert ax.get_xlim() == (-0.5, 204.5)
+    assert all(tick == round(tick) for tick in [*ax.get_yticks(), *ax.get_xticks()])
+
+
+@pytest.mark.parametrize("step", [1.0, 0.001, 0.1])
+def test_counts_have_no_stripes_that_are_not_in_the_data(step: float) -> None:
+    """448 neurons that fire in each of 130 steps: a cell of any picture has as many as the next."""
+    steps, ids = (a.ravel() for a in np.meshgrid(np.arange(130), np.arange(448)))
+    ds = neurostore.spike_train(0.3 + steps * step, ids, timestamp=0.0)
+    figure, artists = drawn(ds)
+    assert np.unique(np.asarray(artists["raster"].get_array())).tolist() == [2]
+    per = artists["rates"].get_data()[0]
+    assert len(per) == 65
+    assert np.allclose(per, 1 / step)
+    assert figure.axes[0].get_ylim() == (-0.5, 447.5)
+
+
+def test_sparse_connections_look_as_dense_ones() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    dense = np.random.default_rng(0).random((1_001, 700)) < 0.1
+    shown = []
+    for adjacency in (dense, sparse.csr_array(dense)):
+        ds = neurostore.network_snapshot(adjacency=adjacency, weights=adjacency, timestamp=0.0)
+        figure, artists = drawn(ds)
+        shown.append(np.asarray(artists["adjacency"].get_array()))
+        assert any("each cell is the mean of" in notes(ax) for ax in figure.axes)
+    assert np.allclose(*shown)
+
+
+def test_notes_and_legends_cover_nothing() -> None:
+    states = neurostore.reservoir_states(np.ones((20, 500)), "r", timestamp=0.0)
+    figure, _ = drawn(states)
+    for ax in figure.axes[:2]:
+        frame = ax.get_window_extent()
+        beside = [t for t in ax.texts if t.get_gid() == "note"] + [ax.get_legend()]
+        assert not any(a.get_window_extent().overlaps(frame) for a in beside if a is not None)
+
+
+def test_a_colour_bar_says_the_unit() -> None:
+    ds = neurostore.reservoir_states(np.ones((3, 4)), "r", timestamp=0.0)
+    ds["states"].attrs["units"] = "mV"
+    assert drawn(ds)[0].axes[-1].get_ylabel() == "mV"
 
 
 def test_weights_are_those_of_connections() -> None:
@@ -244,6 +294,35 @@ def test_the_overview_shows_every_kind(store: Store) -> None:
     }
     assert len(artists["timeline"].get_offsets()) == len(KINDS)
     assert f"{len(KINDS)} records" in figure.get_suptitle()
+
+
+def test_the_overview_draws_only_what_is_chosen_and_says_what_it_leaves_out(store: Store) -> None:
+    for stamp in (1.7e9, 1.7e9 + 5):
+        for task in ("digits", "words"):
+            values = {f"m{n}": float(n) for n in range(6)}
+            store.store(neurostore.performance_metrics(values, task, timestamp=stamp))
+    figure = Figure((12, 6), layout="constrained")
+    store.plot(name="digits", figure=figure)
+    figure.canvas.draw()
+    metrics = {ax.get_title(loc="left"): ax for ax in figure.axes}
+    assert len(metrics["m0"].lines) == 1
+    assert notes(metrics["m3"]) == "4 of 6 metrics shown"
+    labels = [t for t in metrics["stored"].get_xticklabels() if t.get_text()]
+    boxes = [t.get_window_extent() for t in labels]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def test_a_timeline_of_many_names_says_that_they_share_rows() -> None:
+    table = xr.Dataset(
+        {
+            "kind": ("record", ["reservoir_states"] * 30),
+            "name": ("record", list(map(str, range(30)))),
+        },
+        {"timestamp": ("record", np.arange(30.0))},
+    )
+    ax = Figure().subplots()
+    plot.timeline(table, ax)
+    assert "30 names of records" in notes(ax)
 
 
 class Damaged:

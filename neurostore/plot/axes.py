@@ -14,11 +14,27 @@ from neurostore.wording import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
-__all__ = ["Along", "Panel", "along", "cell_edges", "label", "note", "plain", "unit_of"]
+__all__ = [
+    "Along",
+    "Panel",
+    "along",
+    "cell_edges",
+    "dated",
+    "label",
+    "note",
+    "plain",
+    "spaced",
+    "unit_of",
+]
 
 #: More tick labels than these cannot be read.
 _TICKS = 24
+#: Dates along an axis, each about as wide as a sixth of a small panel.
+_DATES = 5
+#: Characters of a title that fit above a third of a page, and points that a line of a note takes.
+_TITLE, _LINE = 38, 9.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,12 @@ class Panel:
         """Draw it and its title on ``ax``."""
         artist = self.draw(ax, **{**self.style, **style})
         if self.title:
-            ax.set_title(plain(self.title), loc="left", fontsize="medium")
+            title = plain(self.title)
+            if len(title) > _TITLE:
+                said, dot, last = title.rpartition(" · ")
+                title = f"{said}\n{last}" if dot else textwrap.fill(title, _TITLE)
+            above = 6.0 + _LINE * sum(t.get_text().count("\n") + 1 for t in _notes(ax))
+            ax.set_title(title, loc="left", fontsize="medium", pad=above)
         return artist
 
 
@@ -64,26 +85,53 @@ def plain(text: object, longest: int = 80) -> str:
     return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
 
 
-def note(ax: Axes, text: str, *, top: bool = False) -> None:
-    """Say inside the picture what it does not show one by one; below, or above with ``top``."""
+def _notes(ax: Axes) -> list[Any]:
+    return [text for text in ax.texts if text.get_gid() == "note"]
+
+
+def note(ax: Axes, text: str) -> None:
+    """Say above the picture what it does not show one by one; nothing of it is covered."""
     if not text:
         return
-    previous = [t for t in ax.texts if t.get_gid() == "note"]
+    previous = _notes(ax)
     text = "\n".join([*(t.get_text() for t in previous), text])
     for old in previous:
         old.remove()
-    ax.text(
-        0.995,
-        0.98 if top else 0.01,
+    ax.annotate(
         text,
-        transform=ax.transAxes,
+        (1.0, 1.0),
+        (0.0, 2.0),
+        xycoords="axes fraction",
+        textcoords="offset points",
         ha="right",
-        va="top" if top else "bottom",
+        va="bottom",
         fontsize="x-small",
         gid="note",
-        zorder=10,
-        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
     )
+
+
+def dated(ax: Axes, x: np.ndarray[Any, Any]) -> None:
+    """Let an axis of dates have few and short labels; numbers stay as they are.
+
+    The day stands at the right end, so the name of the axis moves to the left.
+    """
+    if x.dtype.kind != "M":
+        return
+    from matplotlib import dates
+
+    where: Any = dates.AutoDateLocator(minticks=3, maxticks=_DATES)  # type: ignore[no-untyped-call]
+    ax.xaxis.set_major_locator(where)
+    ax.set_xlabel(ax.get_xlabel(), loc="left")
+    ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(where))  # type: ignore[no-untyped-call]
+
+
+def spaced(axis: Axis, **wanted: Any) -> None:
+    """Say how ticks are chosen, unless somebody else has said so."""
+    from matplotlib.ticker import AutoLocator
+
+    where = axis.get_major_locator()
+    if isinstance(where, AutoLocator):
+        where.set_params(**wanted)
 
 
 def label(da: xr.DataArray, name: str) -> str:
@@ -114,6 +162,11 @@ class Along:
         """Label an axis with the texts, unless they are too many to be read."""
         if 0 < len(self.texts) <= _TICKS:
             set_ticks(self.positions, [plain(text, 24) for text in self.texts], **style)
+
+    def whole(self, axis: Axis) -> None:
+        """Put no ticks between positions that are whole numbers."""
+        if self.positions.dtype.kind in "iu" and not 0 < len(self.texts) <= _TICKS:
+            spaced(axis, integer=True)
 
 
 def along(da: xr.DataArray, dim: Hashable) -> Along:

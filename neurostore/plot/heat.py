@@ -61,9 +61,16 @@ def matrix(
     values, (tall, wide) = block_mean(da, most or (_DOTS if few else MOST), where)
     left, right = cell_edges(columns.positions)
     top, bottom = cell_edges(rows.positions)
-    look = {"extent": (left, right, bottom, top), "aspect": "auto"} | colours(values)
+    # The last blocks may have fewer values; they begin where they begin, and end with the axes.
+    wider = (right - left) * values.shape[1] * wide / max(1, da.shape[1])
+    taller = (bottom - top) * values.shape[0] * tall / max(1, da.shape[0])
+    extent = (left, left + wider, top + taller, top)
+    look = {"extent": extent, "aspect": "auto"} | colours(values)
     look = look | ({"interpolation": "nearest"} if few else {}) | style
     image = ax.imshow(values, **look)
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+    columns.whole(ax.xaxis)
+    rows.whole(ax.yaxis)
     columns.ticks(ax.set_xticks, rotation=_slant(columns.texts), ha="center")
     rows.ticks(ax.set_yticks)
     ax.set(xlabel=columns.label, ylabel=rows.label)

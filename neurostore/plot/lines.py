@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from neurostore import schema, times
-from neurostore.plot.axes import along, label, note, plain, unit_of
+from neurostore.plot.axes import along, dated, label, note, plain, spaced, unit_of
 from neurostore.plot.thinning import bands, envelope, numbers
 
 if TYPE_CHECKING:
@@ -57,7 +57,10 @@ def curve(da: xr.DataArray, ax: Axes, *, most: int = _MOST, **style: Any) -> Lin
     x = da[dim].values if dim in da.coords and da[dim].dtype.kind in "iufM" else where.positions
     line, length = _line(x, numbers(da.values), ax, most, style)
     where.ticks(ax.set_xticks, rotation=90.0)
+    if dim not in da.coords:
+        where.whole(ax.xaxis)
     ax.set(xlabel=_axis_label(da, dim), ylabel=label(da, str(da.name or "")))
+    dated(ax, x)
     if length > 1:
         note(ax, _stretches(length))
     return line
@@ -120,7 +123,11 @@ def traces(
     if length > 1:
         note(ax, _stretches(length))
     if drawn:
-        ax.legend(title=plain(rows), fontsize="x-small", loc="upper right", ncols=2)
+        beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        inside: dict[str, Any] = {"loc": "upper right", "ncols": 2}
+        figure: Any = ax.figure
+        room = beside if figure.get_layout_engine() is not None else inside
+        ax.legend(title=plain(rows), fontsize="x-small", title_fontsize="small", **room)
     return drawn
 
 
@@ -178,6 +185,7 @@ def histogram(
         ax.set_yscale("log")
         ax.set_ylim(bottom=0.5)
     ax.set(xlabel=label(da, str(da.name or "")), ylabel="number of values")
+    spaced(ax.xaxis, nbins=5)
     if sparse:
         note(ax, f"{zeros:,} of {da.size:,} values are 0 and not counted")
     if finite < da.size and where is None:
@@ -227,6 +235,7 @@ def evolution(da: xr.DataArray, ax: Axes, *, most: int = _RECORDS, **style: Any)
     (line,) = ax.plot(x, middle, **({"lw": 1.2} | marked | style))
     ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, lw=0)
     ax.set(xlabel=text, ylabel=unit_of(da))
+    dated(ax, x)
     note(ax, "mean, and where 90 % of the values are")
     if total > len(chosen):
         note(ax, f"{len(chosen)} of {total:,} records")

@@ -17,11 +17,11 @@ import xarray as xr
 
 from neurostore.errors import HDF5StorageError
 from neurostore.optional import needs
-from neurostore.plot.axes import Panel, plain
+from neurostore.plot.axes import Panel, dated, note, plain
 from neurostore.plot.lines import moments
-from neurostore.plot.pictures import heading, panels_of, said
+from neurostore.plot.pictures import heading, limited, panels_of, remarked, said
 from neurostore.plot.spikes import counted
-from neurostore.schema import KINDS
+from neurostore.schema import KINDS, Kind
 from neurostore.times import TimeLike
 from neurostore.wording import human_bytes, moment, span
 
@@ -91,15 +91,22 @@ def timeline(catalogue: xr.Dataset, ax: Axes, **style: Any) -> Any:
     ax.set_yticks(range(len(rows)), [_row_label(*row) for row in rows], fontsize="small")
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel(axis)
+    if len(keys) <= _MARKS:
+        dated(ax, x)
+    if len(rows) < len(set(_named(catalogue))):
+        note(ax, f"{len(set(_named(catalogue))):,} names of records, those of a kind in one row")
     return artist
 
 
 def _keys(catalogue: xr.Dataset) -> list[tuple[str, str]]:
     """Return kind and name of every record; kinds alone where the names are too many."""
+    keys = _named(catalogue)
+    return keys if len(set(keys)) <= _ROWS else [(kind, "") for kind, _ in keys]
+
+
+def _named(catalogue: xr.Dataset) -> list[tuple[str, str]]:
     kinds, names = catalogue["kind"].values.tolist(), catalogue["name"].values.tolist()
-    named = [n if KINDS[k].label else "" for k, n in zip(kinds, names, strict=True)]
-    keys = list(zip(kinds, named, strict=True))
-    return keys if len(set(keys)) <= _ROWS else [(kind, "") for kind in kinds]
+    return [(k, n if KINDS[k].label else "") for k, n in zip(kinds, names, strict=True)]
 
 
 def _row_label(kind: str, name: str) -> str:
@@ -113,15 +120,17 @@ def _sizes(catalogue: xr.Dataset, ax: Axes, **style: Any) -> Any:
     look: dict[str, Any] = {"drawstyle": "steps-post", "color": "0.3"} | style
     (line,) = ax.plot(x, total / 1e6, **look)
     ax.set(xlabel=axis, ylabel="MB of values", ylim=(0.0, None))
+    dated(ax, x)
     return line
 
 
 def _lengths(catalogue: xr.Dataset, ax: Axes, **style: Any) -> Any:
     """Draw how long records were: the spikes of a train."""
-    x, _ = moments(catalogue)
+    x, axis = moments(catalogue)
     look: dict[str, Any] = {"marker": ".", "lw": 0.8} | style
     (line,) = ax.plot(x, catalogue["length"].values, **look)
-    ax.set(xlabel=moments(catalogue)[1], ylabel="number", ylim=(0.0, None))
+    ax.set(xlabel=axis, ylabel="number", ylim=(0.0, None))
+    dated(ax, x)
     return line
 
 
@@ -133,7 +142,7 @@ def _tried(make: Callable[[], list[Panel]], name: str) -> list[Panel]:
         return [Panel(name, partial(said, str(error)), title=name)]
 
 
-def _trends(store: Asked, catalogue: xr.Dataset) -> Iterator[Panel]:
+def _trends(store: Asked, catalogue: xr.Dataset, name: str | None) -> Iterator[Panel]:
     """Yield what changed over the run: lengths, metrics, bytes."""
     for kind in KINDS.values():
         there = catalogue.isel(record=catalogue["kind"].values == kind.name)
@@ -143,17 +152,20 @@ def _trends(store: Asked, catalogue: xr.Dataset) -> Iterator[Panel]:
             title = f"{kind.elastic}s of a {kind.name.replace('_', ' ')}"
             yield Panel(kind.name, partial(_lengths, there), title=title)
         if kind.combine == "union":
-            yield from _tried(partial(_metrics, store, kind.name, there), kind.plural)
+            yield from _tried(partial(_metrics, store, kind, there, name), kind.plural)
     yield Panel("stored_bytes", partial(_sizes, catalogue), title="stored")
 
 
-def _metrics(store: Asked, kind: str, there: xr.Dataset) -> list[Panel]:
+def _metrics(store: Asked, kind: Kind, there: xr.Dataset, name: str | None) -> list[Panel]:
     stamps = there["timestamp"].values
-    ds = store.range(kind, float(stamps[0]), float(stamps[-1]))
+    ds = store.range(kind.name, float(stamps[0]), float(stamps[-1]), name=name)
     total = ds.sizes["record"]
     if total > _MARKS:
         ds = ds.isel(record=np.linspace(0, total - 1, _MARKS).round().astype(int))
-    return [replace(panel, title=f"{panel.title}") for panel in panels_of(ds)[0][:_METRICS]]
+    panels = limited(panels_of(ds)[0], "metrics", _METRICS, ds.sizes.get(kind.elastic))
+    if total > _MARKS:
+        panels = [remarked(panel, f"{_MARKS:,} of {total:,} records") for panel in panels]
+    return panels
 
 
 def _newest(store: Asked, catalogue: xr.Dataset) -> Iterator[Panel]:
@@ -231,7 +243,8 @@ def overview(
         if count
         else Panel("timeline", partial(said, "no records"))
     )
-    rest = [_rows(list(found(store, catalogue))) for found in (_trends, _newest) if count]
+    trends = partial(_trends, name=name)
+    rest = [_rows(list(found(store, catalogue))) for found in (trends, _newest) if count]
     groups = [[[first]], *filter(None, rest)]
     figure = figure if figure is not None else _figure(groups, figsize, catalogue)
     figure.suptitle(_headline(store, catalogue), fontsize="medium")

@@ -7,7 +7,7 @@ for each of its variables.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import xarray as xr
 from neurostore import matrices, records, schema
 from neurostore.errors import ValidationError
 from neurostore.optional import needs
-from neurostore.plot.axes import Panel, note, plain
+from neurostore.plot.axes import Panel, dated, note, plain, unit_of
 from neurostore.plot.heat import MOST, colour_bar, matrix
 from neurostore.plot.lines import curve, evolution, histogram, moments, traces
 from neurostore.plot.spikes import raster, rates
@@ -28,7 +28,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["PICTURES", "Picture", "heading", "is_range", "panels_of", "record", "said"]
+__all__ = [
+    "PICTURES",
+    "Picture",
+    "heading",
+    "is_range",
+    "limited",
+    "panels_of",
+    "record",
+    "remarked",
+    "said",
+]
 
 #: Panels beyond which a picture cannot be read; it then says how many there were.
 _MOST = 12
@@ -83,7 +93,7 @@ def _with_colours(da: xr.DataArray, ax: Axes, **style: Any) -> Any:
     if not 0.4 < rows / columns < 2.5 or set(da.dims) & {"time", "sample", "state"}:
         style.setdefault("aspect", "auto")
     image = matrix(da, ax, **({"aspect": "equal"} | style))
-    colour_bar(image, ax, "")
+    colour_bar(image, ax, unit_of(da))
     return image
 
 
@@ -106,18 +116,26 @@ def _any(da: xr.DataArray, name: str, **more: Any) -> Panel:
     return _panel(_flat(da), draw, name, **more)
 
 
-def _limited(panels: list[Panel], what: str) -> list[Panel]:
-    if len(panels) <= _MOST:
+def limited(
+    panels: list[Panel], what: str, most: int = _MOST, total: int | None = None
+) -> list[Panel]:
+    """Return the first ``most`` panels; the last of them says of how many they are."""
+    total = len(panels) if total is None else total
+    if total <= most:
         return panels
-    total, panels = len(panels), panels[:_MOST]
-    last = panels[-1]
+    shown = panels[:most]
+    return [*shown[:-1], remarked(shown[-1], f"{len(shown)} of {total:,} {what} shown")]
+
+
+def remarked(panel: Panel, remark: str) -> Panel:
+    """Return a panel with a note more."""
 
     def draw(ax: Axes, **style: Any) -> Any:
-        artist = last.draw(ax, **style)
-        note(ax, f"{_MOST} of {total:,} {what} shown")
+        artist = panel.draw(ax, **style)
+        note(ax, remark)
         return artist
 
-    return [*panels[:-1], Panel(last.name, draw, last.title, last.weight, last.style)]
+    return replace(panel, draw=draw)
 
 
 # -- one record ------------------------------------------------------------------------------------
@@ -152,10 +170,13 @@ def _matrix(
     if not matrices.is_gathered(ds, name) or not ds[name].size:
         draw = draw if where is None else partial(draw, where=where)
         return _panel(ds[name], draw, name, title=title)
-    means, (tall, wide) = matrices.coarse(ds, name, MOST)
-    if tall * wide > 1:
-        title = f"{title}, means of the synapses in {tall:,} × {wide:,}"
-    return _panel(means, draw, name, title=title)
+    is_share = draw is _connections
+    means, (tall, wide) = matrices.coarse(ds, name, MOST, whole=is_share)
+    panel = _panel(means, draw, name, title=title)
+    if tall * wide == 1:
+        return panel
+    of = "values" if is_share else "synapses"
+    return remarked(panel, f"each cell is the mean of the {of} in {tall:,} × {wide:,}")
 
 
 def _connections(da: xr.DataArray, ax: Axes, **style: Any) -> Any:
@@ -210,7 +231,7 @@ def _layers(ds: xr.Dataset) -> list[Panel]:
         title = str(da.attrs.get(records.ORIGINAL_NAME, name))
         shape = " × ".join(map(str, da.shape))
         panels.append(_any(da, str(name), title=f"{title} ({shape})"))
-    return _limited(panels, "layers")
+    return limited(panels, "layers")
 
 
 def _attention(ds: xr.Dataset) -> list[Panel]:
@@ -229,7 +250,7 @@ def _attention(ds: xr.Dataset) -> list[Panel]:
         )
         for position, name in enumerate(names)
     ]
-    return _limited(panels, "heads")
+    return limited(panels, "heads")
 
 
 def _changes(ds: xr.Dataset) -> list[Panel]:
@@ -267,7 +288,7 @@ def _bars(da: xr.DataArray, ax: Axes, **style: Any) -> Any:
 
 def _variables(ds: xr.Dataset) -> list[Panel]:
     """Return a panel for each variable: the picture of a kind that has none of its own."""
-    return _limited(
+    return limited(
         [_any(da, str(name), title=str(name)) for name, da in ds.data_vars.items()], "variables"
     )
 
@@ -282,7 +303,7 @@ def _evolutions(ds: xr.Dataset) -> list[Panel]:
         for name, da in ds.data_vars.items()
         if "record" in da.dims
     ]
-    return _limited(panels, "variables")
+    return limited(panels, "variables")
 
 
 def _names(ds: xr.Dataset) -> tuple[str, np.ndarray[Any, Any]]:
@@ -323,7 +344,7 @@ def _metric_curves(ds: xr.Dataset) -> list[Panel]:
         )
         for position, name in enumerate(values["metric"].values.tolist())
     ]
-    return _limited(panels, "metrics")
+    return limited(panels, "metrics")
 
 
 def _curves(ds: xr.Dataset, da: xr.DataArray, ax: Axes, *, legend: bool, **style: Any) -> Any:
@@ -339,6 +360,7 @@ def _curves(ds: xr.Dataset, da: xr.DataArray, ax: Axes, *, legend: bool, **style
             one = xr.DataArray(values[there], {"at": x[there]}, ["at"])
             drawn.append(curve(one, ax, **({"label": plain(name)} | style)))
     ax.set(xlabel=text, ylabel="")
+    dated(ax, x)
     if len(different) > 1 and legend:
         ax.legend(title=plain(label), fontsize="x-small")
     if len(different) > _MOST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import xarray as xr
 from neurostore import schema
 from neurostore import times as clock
 from neurostore.plot.axes import Along, note, plain
+from neurostore.plot.thinning import even_edges
 from neurostore.wording import moment
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ __all__ = ["counted", "raster", "rates"]
 _MOST = 50_000
 #: Cells of the picture that counts spikes, to the right and upwards.
 _CELLS = (600, 400)
+#: Fewer rows are drawn cell by cell, since averaging would blur them into each other, and have as
+#: many cells to the right as a small panel has dots.
+_FEW, _DOTS = 65, 300
 #: A neuron's mark stands at its id, unless ids are so thinly spread that most rows were empty.
 _SPARSE = 20
 #: Share of an axes that marks may cover, for lines of a point's width.
@@ -130,20 +135,28 @@ def _mark_height(ax: Axes, count: int) -> float:
 def counted(
     x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], ax: Axes, what: str, **style: Any
 ) -> AxesImage:
-    """Draw how many of ``what`` fall in each cell of a grid; the picture says so."""
+    """Draw how many of ``what`` fall in each cell of a grid; the picture says so.
+
+    A cell holds a whole number of rows and of time steps: else some would hold one more than their
+    neighbours, and stripes appear that are not in the data.
+    """
     there = np.isfinite(x)
     x, y = x[there], y[there].astype(np.float64)
     bottom, top = float(y.min()) - 0.5, float(y.max()) + 0.5
-    tall = min(_CELLS[1], max(1, round(top - bottom)))
-    span = (float(x.min()), float(x.max()))
-    counts, _, _ = np.histogram2d(x, y, bins=(_CELLS[0], tall), range=(span, (bottom, top)))
+    each = max(1, math.ceil((top - bottom) / _CELLS[1]))
+    upwards = bottom + each * np.arange(math.ceil((top - bottom) / each) + 1.0)
+    few = len(upwards) <= _FEW
+    across = even_edges(x, _DOTS if few else _CELLS[0])
+    counts, _, _ = np.histogram2d(x, y, bins=(across, upwards))
     look: dict[str, Any] = {"cmap": "Greys", "vmin": 0.0} | {
         key: value for key, value in style.items() if key in ("cmap", "vmin", "vmax", "alpha")
     }
+    look |= {"interpolation": "nearest"} if few else {}
     look.setdefault("vmax", max(1.0, float(np.quantile(counts[counts > 0], 0.99))))
-    extent = (*span, bottom, top)
+    extent = (across[0], across[-1], bottom, upwards[-1])
     image = ax.imshow(counts.T, origin="lower", aspect="auto", extent=extent, **look)
-    note(ax, f"{len(x):,} {what}, counted in {_CELLS[0]} × {tall} cells")
+    ax.set_ylim(bottom, top)
+    note(ax, f"{len(x):,} {what}, counted in {len(across) - 1} × {len(upwards) - 1} cells")
     return image
 
 
@@ -156,7 +169,8 @@ def rates(ds: xr.Dataset, ax: Axes, *, bins: int = 100, **style: Any) -> StepPat
         A spike train, or a range of them.
     ax : matplotlib.axes.Axes
     bins : int
-        Number of stretches of time in which spikes are counted.
+        Number of stretches of time in which spikes are counted; fewer where times stand on steps,
+        of which each stretch then has a whole number.
     **style
         Passed on to ``ax.stairs``.
 
@@ -170,7 +184,8 @@ def rates(ds: xr.Dataset, ax: Axes, *, bins: int = 100, **style: Any) -> StepPat
     ([3.0, 1.0], 'spikes/s per neuron')
     """
     moments = _times(ds)
-    counts, edges = np.histogram(moments.values[np.isfinite(moments.values)], bins)
+    finite = moments.values[np.isfinite(moments.values)]
+    counts, edges = np.histogram(finite, even_edges(finite, bins))
     neurons = max(1, len(np.unique(ds["neuron_ids"].values)))
     width = float(edges[1] - edges[0])
     per = counts / neurons / (width * moments.seconds) if moments.seconds else counts / neurons
@@ -183,5 +198,5 @@ def rates(ds: xr.Dataset, ax: Axes, *, bins: int = 100, **style: Any) -> StepPat
     )
     if len(moments.values):
         unit = moments.label.partition("(")[2].rstrip(")").split(" ")[0]
-        note(ax, f"{neurons:,} neurons that fired, bins of {width:.3g} {unit}", top=True)
+        note(ax, f"{neurons:,} neurons that fired, bins of {width:.3g} {unit}")
     return steps

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-__all__ = ["bands", "block_mean", "envelope", "numbers"]
+__all__ = ["bands", "block_mean", "envelope", "even_edges", "numbers"]
 
 Array = np.ndarray[Any, Any]
 #: Values that are read at once.
 _BAND = 4_000_000
+#: Different values from which on steps between them are believed, and steps in a cell from which on
+#: one more or less is not seen.
+_STEPS, _UNSEEN = 20, 50
 
 
 def numbers(values: Any) -> Array:
@@ -108,3 +111,37 @@ def envelope(x: Array, y: Array, most: int) -> tuple[Array, Array, int]:
         else:
             found += sorted({start + int(np.nanargmin(part)), start + int(np.nanargmax(part))})
     return x[found], y[found], length
+
+
+def even_edges(values: Array, most: int) -> Array:
+    """Return edges of at most ``most`` equal cells that hold all values.
+
+    Where the values stand on steps of one length, as a simulation's times do, a cell holds a whole
+    number of steps.
+
+    >>> even_edges(np.array([0.0, 1.0]), 2)
+    array([0. , 0.5, 1. ])
+    >>> even_edges(np.arange(30.0), 20)[[0, 1, -1]]
+    array([-0.5,  1.5, 29.5])
+    """
+    step = _step(values, most)
+    if step is None:
+        return np.histogram_bin_edges(values, most)
+    low = float(values.min())
+    count = round((float(values.max()) - low) / step) + 1
+    each = -(-count // most)
+    return np.asarray(low + step * (each * np.arange(-(-count // each) + 1) - 0.5))
+
+
+def _step(values: Array, most: int) -> float | None:
+    """Return the length of the steps that values stand on, if few fit in a cell."""
+    different = np.unique(values)
+    if len(different) < _STEPS:
+        return None
+    low, span = different[0], float(different[-1] - different[0])
+    gaps = np.diff(different)
+    # What rounding makes of one moment are not two.
+    least = float(gaps[gaps > span / (2 * _UNSEEN * most)].min(initial=np.inf))
+    count = (different - low) / least
+    stands = bool(np.isfinite(least)) and bool((np.abs(count - np.rint(count)) < 0.01).all())
+    return span / round(span / least) if stands else None
