@@ -193,7 +193,8 @@ def _is_said(name: Any, da: xr.DataArray) -> bool:
 def _item(name: Any, da: xr.DataArray) -> Item:
     dims = "(" + ", ".join(f"{dim}: {size}" for dim, size in da.sizes.items()) + ")"
     units = str(da.attrs.get("units", "1"))
-    about = str(da.attrs.get("long_name", "")) + (f" [{units}]" if units != "1" else "")
+    said = [str(da.attrs.get("long_name", "")), f"[{units}]" if units != "1" else ""]
+    about = " ".join(filter(None, said))
     return Item(
         str(name), dims, str(da.dtype), about, {str(k): str(v) for k, v in da.attrs.items()}
     )

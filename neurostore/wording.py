@@ -44,11 +44,17 @@ def moment(seconds: float) -> str:
 
 
 def span(start: float | None, end: float | None) -> str:
-    """Return a span of time.
+    """Return a span of time; a day that is the same is said once.
 
     >>> span(0.0, 12.5), span(3.0, 3.0), span(None, None)
     ('0 s to 12.5 s', '3 s', 'no records')
+    >>> span(1.7e9, 1.7e9 + 60)
+    '2023-11-14 22:13:20 to 22:14:20Z'
     """
     if start is None or end is None:
         return "no records"
-    return moment(start) if start == end else f"{moment(start)} to {moment(end)}"
+    first, last = moment(start), moment(end)
+    day, _, clock = last.partition(" ")
+    if clock.endswith("Z") and first.startswith(f"{day} "):
+        first, last = first.removesuffix("Z"), clock
+    return moment(start) if start == end else f"{first} to {last}"

@@ -226,6 +226,15 @@ def test_states_are_a_map_and_some_traces() -> None:
     assert notes(figure.axes[1]) == "8 of 20 neurons"
 
 
+def test_time_goes_to_the_right_however_states_are_stored() -> None:
+    ds = neurostore.reservoir_states(np.ones((20, 30)), "r", timestamp=0.0)
+    ds["states"] = ds["states"].transpose("time", "neuron")
+    figure, artists = drawn(ds)
+    assert [ax.get_xlabel() for ax in figure.axes[:2]] == ["", "time"]
+    assert artists["states"].get_array().shape == (20, 30)
+    assert len(artists["traces"][0].get_xdata()) == 30
+
+
 def test_heads_share_their_colours() -> None:
     maps = np.stack([np.full((3, 3), 0.1), np.full((3, 3), 0.9)])
     _, artists = drawn(neurostore.attention_maps(maps, "encoder", timestamp=0.0))
@@ -251,6 +260,25 @@ def test_metrics_are_curves_over_the_records_one_for_each_task(store: Store) -> 
     assert [line.get_ydata().tolist() for line in accuracy.lines] == [[0.1, 0.2, 0.3]] * 2
     assert len(loss.lines) == 1
     assert [t.get_text().strip() for t in accuracy.get_legend().get_texts()] == ["_words", "digits"]
+
+
+def test_what_was_recorded_as_it_came_is_drawn_over_its_time(store: Store) -> None:
+    for start in (0.0, 100.0):
+        with store.record("performance_metrics", timestamp=start, task_type="t") as curves:
+            for step in range(5):
+                curves.append({"loss": 1.0 / (1 + step), "accuracy": step / 5})
+    with store.record("attention_maps", timestamp=0.0, name="encoder") as maps:
+        for step in range(3):
+            maps.append(np.full((2, 4, 4), float(step)))
+    figure, artists = drawn(store.retrieve("t_0.0"))
+    assert list(artists) == ["loss", "accuracy"]
+    assert artists["loss"].get_ydata().tolist() == [1.0, 1 / 2, 1 / 3, 1 / 4, 1 / 5]
+    figure, artists = drawn(store.range("performance_metrics"))
+    assert len(figure.axes[0].lines) == 2
+    figure, artists = drawn(store.retrieve(maps.id))
+    assert (np.asarray(artists["head 1"].get_array()) == 2).all()
+    assert notes(figure.axes[0]) == "the last of 3 times"
+    assert {"loss", "accuracy", "t_0.0"} - set(store.plot(figure=Figure())) == {"t_0.0"}
 
 
 def test_a_metric_has_a_bar_and_its_value() -> None:

@@ -63,6 +63,20 @@ def test_a_store_shows_kinds_counts_times_size_and_health(store: Store) -> None:
     assert "main" in html
 
 
+def test_a_line_of_a_kind_fits_the_page(store: Store) -> None:
+    for stamp in (1.7e9, 1.7e9 + 60, 1.7e9 + 1e5):
+        store.store(neurostore.spike_train([0.1], [1], timestamp=stamp))
+    catalogue = store.catalogue(end=1.7e9 + 60)
+    assert "2023-11-14 22:13:20 to 22:14:20Z" in repr(catalogue.neuro)
+    assert "2023-11-14 22:13:20Z to 2023-11-16 02:00:00Z" in repr(store)
+
+
+def test_a_unit_without_a_name_is_said_alone() -> None:
+    ds = neurostore.reservoir_states(np.ones((1, 2)), "main", timestamp=0.0)
+    ds = ds.assign_coords(time=("time", [0.0, 0.1], {"units": "s"}))
+    assert re.search(r"time +\(time: 2\)  float64  \[s\]", repr(ds.neuro))
+
+
 def test_health_says_what_was_removed_and_what_is_missing(store: Store) -> None:
     for stamp in (1.0, 5.0):
         store.store(neurostore.spike_train([0.1], [1], timestamp=stamp))

@@ -217,6 +217,8 @@ def _bytes(ds: xr.Dataset) -> list[Panel]:
 
 def _reservoir(ds: xr.Dataset) -> list[Panel]:
     states = ds["states"]
+    if schema.TIME in states.dims:  # some write it first; time goes to the right
+        states = states.transpose(..., schema.TIME)
     if states.ndim < 2:
         return [_any(states, "states"), _panel(states, histogram, "distribution")]
     return [
@@ -235,7 +237,9 @@ def _layers(ds: xr.Dataset) -> list[Panel]:
 
 
 def _attention(ds: xr.Dataset) -> list[Panel]:
-    maps = ds["maps"]
+    maps, times = ds["maps"], ds.sizes.get(schema.TIME, 0)
+    if times:  # recorded as they came
+        maps = maps.isel({schema.TIME: -1}, drop=True)
     if "head" not in maps.dims:
         return [_any(maps, "maps")]
     top = max((float(np.nanmax(numbers(m.values))) for m in maps if m.size), default=1.0)
@@ -250,7 +254,8 @@ def _attention(ds: xr.Dataset) -> list[Panel]:
         )
         for position, name in enumerate(names)
     ]
-    return limited(panels, "heads")
+    shown = limited(panels, "heads")
+    return [remarked(panel, f"the last of {times:,} times") for panel in shown] if times else shown
 
 
 def _changes(ds: xr.Dataset) -> list[Panel]:
@@ -267,7 +272,30 @@ def _metrics(ds: xr.Dataset) -> list[Panel]:
     values = ds["values"]
     if "metric" not in values.dims:
         return [_any(values, "values")]
+    if schema.TIME in values.dims:  # recorded as they came
+        return _by_metric(values, _alone)
     return [_panel(values, _bars, "values")]
+
+
+def _by_metric(values: xr.DataArray, draw: Callable[..., Any]) -> list[Panel]:
+    """Return a panel for each metric; the first one has the legend."""
+    panels = [
+        _panel(
+            values.isel(metric=position).drop_vars("metric"),
+            partial(draw, legend=not position),
+            str(name),
+            title=str(name),
+        )
+        for position, name in enumerate(values["metric"].values.tolist())
+    ]
+    return limited(panels, "metrics")
+
+
+def _alone(da: xr.DataArray, ax: Axes, *, legend: bool, **style: Any) -> Any:
+    """Draw one metric over the time of its record."""
+    line = curve(da, ax, **style)
+    ax.set_ylabel("")
+    return line
 
 
 def _bars(da: xr.DataArray, ax: Axes, **style: Any) -> Any:
@@ -335,16 +363,23 @@ def _metric_curves(ds: xr.Dataset) -> list[Panel]:
     values = ds["values"]
     if "metric" not in values.dims:
         return _evolutions(ds)
-    panels = [
-        _panel(
-            values.isel(metric=position).drop_vars("metric"),
-            partial(_curves, ds, legend=not position),
-            str(name),
-            title=str(name),
-        )
-        for position, name in enumerate(values["metric"].values.tolist())
+    draw = _recorded if schema.TIME in values.dims else _curves
+    return _by_metric(values, partial(draw, ds))
+
+
+def _recorded(ds: xr.Dataset, da: xr.DataArray, ax: Axes, *, legend: bool, **style: Any) -> Any:
+    """Draw one metric over the time of each record, a curve for each of them."""
+    names = ds["record"].values.tolist()
+    drawn = [
+        curve(da.isel(record=position, drop=True), ax, **({"label": plain(name)} | style))
+        for position, name in enumerate(names[:_MOST])
     ]
-    return limited(panels, "metrics")
+    ax.set_ylabel("")
+    if len(names) > 1 and legend:
+        ax.legend(title="record", fontsize="x-small")
+    if len(names) > _MOST:
+        note(ax, f"{_MOST} of {len(names):,} records")
+    return drawn[0]
 
 
 def _curves(ds: xr.Dataset, da: xr.DataArray, ax: Axes, *, legend: bool, **style: Any) -> Any:
