@@ -219,7 +219,7 @@ class FileLocks:
     def _timeout_error(self, shared: LockFile, timeout: float) -> LockTimeoutError:
         return LockTimeoutError(
             f"{self._data_path}: still held for writing by {_named_holder(shared.fd)} after "
-            f"{timeout:g} s; close the store there, or wait longer with lock_timeout="
+            f"{timeout:g} s; close the store there, or wait longer with lock_timeout= (--wait)"
         )
 
     def _writable(self) -> LockFile:

@@ -278,7 +278,7 @@ class OpenFile(Handles):
         if not self.mutex.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)):
             raise LockTimeoutError(
                 f"{self.path}: another thread of this process has a batch open after {timeout:g} "
-                "s; end it there, or wait longer with lock_timeout="
+                "s; end it there, or wait longer with lock_timeout= (--wait)"
             )
         try:
             self._check_open()
@@ -382,7 +382,7 @@ class OpenFile(Handles):
         if not self._turn.wait_for(lambda: not self._guarded, timeout):
             raise LockTimeoutError(
                 f"{self.path}: another thread of this process was still compacting it after "
-                f"{timeout:g} s; wait longer with lock_timeout="
+                f"{timeout:g} s; wait longer with lock_timeout= (--wait)"
             )
 
     def if_undone(self, undo: Callable[[], object]) -> None:
