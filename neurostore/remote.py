@@ -30,13 +30,13 @@ __all__ = ["RemoteFile", "of"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: Bytes that are read at once for HDF5, and of which so many are kept.
-_BLOCK = 16 * 1024
-_KEPT = 4096
+_BLOCK = 8 * 1024
+_KEPT = 8192
 #: Blocks of the first request: the superblock, the top of the tree, and the state of the catalogue
 #: are in it.
-_FIRST = 9
+_FIRST = 17
 #: Blocks that are read at once, at most, where one is read after the other.
-_LONGEST = 64
+_LONGEST = 128
 #: Ranges nearer than this are one request.
 _GAP = 32 * 1024
 #: Requests that are made at once.
