@@ -61,10 +61,6 @@ def linked(path: Path, records: int) -> Path:
     """Make a file whose group and catalogue look as after so many spike trains."""
     with neurostore.open(path, mode="x") as store:
         store.store(trains.labelled(0))
-    with h5py.File(path, "r+") as h5file:
-        group = h5file[trains.GROUP].id
-        for k in range(1, records):
-            group.links.create_hard(f"train_{float(k)!r}".encode(), group, b"train_0.0")
     session = attach(path, "a")
     with session.writing(timeout=10, durability="process") as catalogue:
         table = catalogue.tables[KIND]
@@ -73,4 +69,11 @@ def linked(path: Path, records: int) -> Path:
         catalogue.state["serial"] += len(rows)
         table.append(rows)
     session.close()
+    with h5py.File(path, "r+") as h5file:
+        group = h5file[trains.GROUP].id
+        for k in range(1, records):
+            group.links.create_hard(f"train_{float(k)!r}".encode(), group, b"train_0.0")
+    with neurostore.open(path) as store:  # vouches for what h5py did
+        assert len(store.ids(KIND)) == records
+        store.store(trains.labelled(records))
     return path
