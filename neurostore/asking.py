@@ -53,6 +53,14 @@ class Answering:
             No record has this id.
         AmbiguousRecordError
             Several records of a file that others wrote have it; an address decides.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     record_id = store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
+        ...     store.retrieve(record_id)["neuron_ids"].values
+        array([1, 3])
         """
         if load and chunks is not None:
             raise ValidationError(
@@ -79,6 +87,15 @@ class Answering:
             Both included; None leaves a side open.
         name
             Only records of this reservoir, rule, mechanism, task or map.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     for moment in (1.0, 2.0, 3.0):
+        ...         _ = store.store(neurostore.spike_train([0.1], [1], timestamp=moment))
+        ...     store.ids("spike_train", start=2.0)
+        ['train_2.0', 'train_3.0']
         """
         return self._ask(querying.ids, kind, start, end, name)
 
@@ -113,6 +130,15 @@ class Answering:
         ------
         MisalignedRecordsError
             Names the first record that does not fit, and how to select.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     for moment in (1.0, 2.0):
+        ...         _ = store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=moment))
+        ...     store.range("spike_train").sel(neuron_ids=3)["spike_times"].values
+        array([0.3, 0.3])
         """
         if join not in JOINS:
             raise ValidationError(f"join is {join!r}, expected one of {', '.join(JOINS)}")
@@ -126,7 +152,21 @@ class Answering:
         *,
         name: str | None = None,
     ) -> xr.Dataset:
-        """Return the table of records: one row each along ``record``, in time order."""
+        """Return the table of records: one row each along ``record``, in time order.
+
+        Parameters
+        ----------
+        kind, start, end, name
+            As for :meth:`ids`.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     _ = store.store(neurostore.spike_train([0.1], [1], timestamp=12.5))
+        ...     dict(store.catalogue().sizes)
+        {'record': 1}
+        """
         return self._ask(querying.catalogue, kind, start, end, name)
 
     def tree(
@@ -137,7 +177,21 @@ class Answering:
         *,
         name: str | None = None,
     ) -> dict[str, xr.Dataset]:
-        """Return the parts of records by address, as ``xarray.DataTree.from_dict`` takes them."""
+        """Return the parts of records by address, as ``xarray.DataTree.from_dict`` takes them.
+
+        Parameters
+        ----------
+        kind, start, end, name
+            As for :meth:`ids`.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     _ = store.store(neurostore.spike_train([0.1], [1], timestamp=12.5))
+        ...     list(store.tree())
+        ['spike_trains/raw_data/train_12.5']
+        """
         return self._ask(querying.groups, kind, start, end, name)
 
     def open_group(self, address: str, *, set_indexes: bool = True, **decoding: Any) -> xr.Dataset:

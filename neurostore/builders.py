@@ -212,7 +212,10 @@ def _array(value: Any, what: str, found: list[str]) -> Any:
         found.append(f"{what}: {error}")
         return None
     if not types.is_storable(array.dtype):
-        found.append(f"{what} has dtype {array.dtype}, which cannot be stored exactly")
+        found.append(
+            f"{what} has dtype {array.dtype}, which cannot be stored exactly; expected numbers, "
+            "bool, dates or text; store each field of a structure as an array of its own"
+        )
         return None
     return array
 
@@ -290,7 +293,11 @@ def builder(kind: Kind) -> Callable[..., xr.Dataset]:
     variables = [rule.name for rule in kind.variables]
 
     def make(*args: Any, **kwargs: Any) -> xr.Dataset:
-        given = signature.bind(*args, **kwargs)
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            told = ", ".join(signature.parameters)
+            raise TypeError(f"{kind.name}: {error}; expected ({told})") from None
         given.apply_defaults()
         taken = given.arguments
         return build(

@@ -26,7 +26,6 @@ class NeurostoreBackendEntrypoint(BackendEntrypoint):
     """xarray backend; ``xr.open_dataset(path, engine="neurostore")``."""
 
     description = "Open neural-simulation records in HDF5 files written by neurostore"
-    url = "https://pypi.org/project/neurostore/"
     supports_groups = True
 
     def open_dataset(  # type: ignore[override]

@@ -135,7 +135,7 @@ def gather(value: Any) -> Gathered:
     if len(shape) != 2:
         raise ValueError(f"has shape {shape}, expected a sparse matrix of two dimensions")
     if not types.is_storable(np.dtype(value.dtype)):
-        raise TypeError(f"has dtype {value.dtype}, which cannot be stored exactly")
+        raise TypeError(f"has dtype {value.dtype}, which cannot be stored exactly; use .astype()")
     rows, columns, values = map(np.asarray, read(value))
     return _ordered(rows, columns, values, shape)
 

@@ -45,6 +45,11 @@ class NetworkSnapshot:
 
     `adjacency_matrix` and `weight_matrix` have shape (pre, post), `neuron_states` (neuron,) or
     (neuron, state); `timestamp` is in seconds.
+
+    Examples
+    --------
+    >>> NetworkSnapshot(1.0, np.eye(2), np.eye(2) / 2, np.zeros(2)).metadata
+    {}
     """
 
     timestamp: float
@@ -56,7 +61,13 @@ class NetworkSnapshot:
 
 @dataclass
 class SpikeTrainData:
-    """Spikes as columns of shape (spike,); times are relative to `timestamp`, both in seconds."""
+    """Spikes as columns of shape (spike,); times are relative to `timestamp`, both in seconds.
+
+    Examples
+    --------
+    >>> SpikeTrainData(1.0, np.array([0.1, 0.3]), np.array([1, 3])).neuron_ids
+    array([1, 3])
+    """
 
     timestamp: float
     spike_times: Array

@@ -37,6 +37,8 @@ def check_name(name: object, what: str) -> str:
     >>> check_name("../a/b", "reservoir_id")
     '../a/b'
     """
+    if name is None:
+        raise ValueError(f"{what} is missing, expected a str")
     if not isinstance(name, str):
         raise ValueError(f"{what} is a {type(name).__name__}, expected a str")
     if not name:

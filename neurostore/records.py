@@ -125,6 +125,11 @@ class Draft:
     @classmethod
     def of(cls, ds: xr.Dataset) -> Draft:
         """Take a Dataset apart, sparse matrices too."""
+        if not isinstance(ds, xr.Dataset):
+            raise ValidationError(
+                f"a {type(ds).__name__} is no record; expected an xarray.Dataset, as the builders "
+                "make it: neurostore.spike_train(...)"
+            )
         variables: dict[Hashable, Any] = {
             key: Plain(variable.dims, _data(variable), variable.attrs)
             for key, variable in ds.variables.items()

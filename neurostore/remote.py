@@ -191,8 +191,8 @@ class RemoteFile:
             if getattr(error, "status", None) in (401, 403):  # as aiohttp says it
                 raise self._forbidden(error) from error
             raise StoreError(
-                f"{self.url}: cannot be read ({type(error).__name__}: {error}); is the server to "
-                "be reached, and takes it requests for byte ranges?"
+                f"{self.url}: cannot be read ({type(error).__name__}: {error}); expected a "
+                "server that is reached and answers requests for byte ranges"
             ) from error
 
     def _forbidden(self, error: Exception) -> ReadOnlyError:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from neurostore import names
+from neurostore.errors import ValidationError
 
 __all__ = ["KINDS", "SCHEMA_VERSION", "Kind", "Part", "Variable", "infer", "kind_of"]
 
@@ -469,7 +470,7 @@ def kind_of(name: object) -> Kind:
     """
     kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise ValueError(f"{name!r} is no record kind; expected one of {', '.join(KINDS)}")
+        raise ValidationError(f"{name!r} is no record kind; expected one of {', '.join(KINDS)}")
     return kind
 
 

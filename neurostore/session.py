@@ -455,7 +455,10 @@ def attach(path: Path, mode: str, user: object = None, *, io: IO | None = None) 
         key = key_of(path)
         if key is None:
             if mode == "r":
-                raise StoreNotFoundError(f"{path}: there is no such file; mode 'a' would make one")
+                raise StoreNotFoundError(
+                    f"{path}: there is no such file; expected one to read; "
+                    "neurostore.open(path) makes one"
+                )
             try:
                 create(path, io)
             except StoreExistsError:  # somebody else was faster

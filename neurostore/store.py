@@ -129,6 +129,15 @@ class Store(Answering, Kept):
     Several stores, in one process or many, may have the same file open; one at a time writes.
     A store is a context manager, and closing it twice is fine.  ``io`` is the part of the operating
     system that files are written with; tests let it fail.
+
+    Examples
+    --------
+    >>> import neurostore
+    >>> with neurostore.open(tmp / "run.h5") as store, store.batch():
+    ...     for moment in (1.0, 2.0):  # both in one commit
+    ...         _ = store.store(neurostore.spike_train([0.1], [1], timestamp=moment))
+    >>> neurostore.open(tmp / "run.h5", mode="r").ids()
+    ['train_1.0', 'train_2.0']
     """
 
     def __init__(
@@ -443,6 +452,15 @@ class Store(Answering, Kept):
             The rows, labelled; with `id` only what has the growing dimension is needed.
         id
             A record that was begun by this or by :meth:`record`; None begins one.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> with neurostore.open(tmp / "run.h5") as store:
+        ...     block = neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5)
+        ...     _ = store.append(block, id=store.append(block))
+        ...     dict(store.retrieve("train_12.5").sizes)
+        {'spike': 4}
         """
         self._writable()
         return append(Target(self._writing, self._session, self._layout), ds, id)

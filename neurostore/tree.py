@@ -125,7 +125,8 @@ def check_signature(path: Path) -> None:
             f"{path}: may not be read ({error.strerror}); expected a file with read permission"
         ) from error
     if head != _SIGNATURE and not h5py.is_hdf5(path):
-        raise NotAStoreError(f"{path}: expected an HDF5 file; this one begins with {head!r}")
+        said = f"begins with {head!r}" if head else "is empty; remove it to make a new one there"
+        raise NotAStoreError(f"{path}: expected an HDF5 file; this one {said}")
 
 
 def open_native(path: Path) -> H5File:

@@ -359,11 +359,19 @@ def _plain(value: Any, where: str) -> Any:
         return {_key(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    hint = ": use .tolist()" if hasattr(value, "tolist") else ""
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    hint = _IN_JSON.get(kind, ": use .tolist()") if hasattr(value, "tolist") else ""
     raise TypeError(
         f"{where} is a {type(value).__name__}; expected what JSON can say "
         f"(dict, list, str, number, bool or None){hint}"
     )
+
+
+#: By kind of dtype, what to do where ``tolist`` alone gives what JSON cannot say either.
+_IN_JSON = {
+    **dict.fromkeys("mMS", ": use .astype(str).tolist()"),
+    "c": ": keep .real.tolist() and .imag.tolist()",
+}
 
 
 def _key(key: Any, where: str) -> str:

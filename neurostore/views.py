@@ -155,6 +155,10 @@ def expand(path: object) -> list[Path] | None:
     StoreNotFoundError
         Nothing fits.
     """
+    if isinstance(path, bytes) or not isinstance(path, str | os.PathLike | Iterable):
+        raise ValidationError(
+            f"the path is {path!r}; expected a str or a pathlib.Path, or a list of them"
+        )
     if is_url(path):
         return None
     if isinstance(path, str | os.PathLike):

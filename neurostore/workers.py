@@ -14,6 +14,8 @@ import socket
 import sys
 from pathlib import Path
 
+from neurostore.errors import StoreExistsError
+
 __all__ = ["own_file"]
 
 
@@ -31,6 +33,11 @@ def own_file(folder: str | os.PathLike[str], stem: str = "run") -> Path:
     stem
         What the name begins with.
 
+    Raises
+    ------
+    StoreExistsError
+        A file stands where the folder should be.
+
     Examples
     --------
     >>> import neurostore
@@ -42,7 +49,10 @@ def own_file(folder: str | os.PathLike[str], stem: str = "run") -> Path:
     ['train_1.0']
     """
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreExistsError(f"{place}: is or is in a file, expected a folder") from error
     return place / f"{stem}-{_plain(socket.gethostname())}-{_plain(_worker())}.h5"
 
 

@@ -324,7 +324,7 @@ TIMES: dict[str, Any] = {
     "an array": np.array([1.0, 2.0]),
     "a bool": True,
     "a complex number": 1j,
-    "NaT": np.datetime64("NaT"),
+    "NaT": np.datetime64("NaT", "s"),
     "a span": np.timedelta64(1, "s"),
     "float nan of NumPy": np.float32("nan"),
     "a number too large": 10**400,

@@ -108,6 +108,15 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert set(neurostore.__all__) - {"__version__"} <= named
 
 
+def test_every_public_name_has_an_example() -> None:
+    things = {name: getattr(neurostore, name) for name in neurostore.__all__}
+    assert [
+        name
+        for name, thing in things.items()
+        if callable(thing) and name not in errors.__all__ and ">>>" not in (thing.__doc__ or "")
+    ] == []
+
+
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the source distribution of this tree."""

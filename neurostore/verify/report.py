@@ -130,6 +130,8 @@ class Report:
         what = f"{_count(len(self.records), 'record')} in {_count(len(self.files), 'file')}"
         wrong = len(self.damaged)
         state = f"{wrong} with something wrong" if wrong else "all sound"
+        if self.findings and not self.records:
+            state = "none could be checked"
         if self.findings:
             state += f", {_count(len(self.findings), 'finding')} about the files"
         unhashed = sum(record.ok and not record.hashed for record in self.records)
