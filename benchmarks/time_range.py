@@ -1,7 +1,8 @@
 """Ask a file of a million records which lie in a span of time, beside listing their group.
 
-A million records would take an hour to write, so the file has one record, a million links to it and
-the catalogue rows that a million records would have. Nothing here reads a record.
+A million records would take an hour to write, so the file has one record, a million links to it,
+the catalogue rows that a million records would have, and one record more, whose commit vouches for
+them. Nothing here reads a record.
 """
 
 from __future__ import annotations

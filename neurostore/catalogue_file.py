@@ -296,14 +296,15 @@ def _read_rows(h5file: h5py.File, name: str, first: int) -> RowsRead:
         return start + len(block), start + np.flatnonzero(words[:, _ODD_WORD])
 
     starts = range(0, len(rows), _BLOCK)
-    looked = threads.each(look, zip(starts), rows.nbytes if lock_free else 0, _BLOCK * ROW.itemsize)
-    used, odd = 0, [np.arange(0)]
-    for start, (end, found) in zip(starts, looked, strict=True):
+    nbytes = rows.nbytes if lock_free else 0
+    looked = list(threads.each(look, zip(starts), nbytes, _BLOCK * ROW.itemsize))
+    used = 0
+    for start, (end, _) in zip(starts, looked, strict=True):
         if used < start:
             raise ValueError(f"catalogue/{name}/rows: the table ends before its last chunk")
         used = end
-        odd.append(found)
-    return RowsRead(rows[:used], moments[:used], np.concatenate(odd))
+    odd = np.concatenate([np.arange(0), *(found for _, found in looked)])
+    return RowsRead(rows[:used], moments[:used], odd)
 
 
 _Fill = Callable[[int, np.ndarray[Any, Any]], None]

@@ -20,7 +20,8 @@ from h5py import h5g, h5l, h5o, h5t
 from neurostore.errors import DamagedError
 from neurostore.linktable import Link, dense_links
 from neurostore.objectheader import Form, read_form, sealed, sound
-from neurostore.relocation import Relocation, write_at
+from neurostore.osio import OsIO, write_all
+from neurostore.relocation import Relocation
 
 __all__ = ["Moved", "link", "move"]
 
@@ -95,7 +96,7 @@ def link(temporary: Path, moved: Moved) -> None:
         for parent, (address, made) in groups.items():
             links = sorted([*made, *moved[parent].values()])
             image, heap, tree = dense_links(links, end)
-            write_at(fd, image, end)
+            write_all(OsIO(), fd, image, end)
             _adopt(fd, address, heap, tree)
             end += len(image)
         _set_end(fd, superblock, end)
@@ -133,7 +134,7 @@ def _adopt(fd: int, address: int, heap: int, tree: int) -> None:
     for piece in {piece for (piece, _), _ in form.own_links}:
         pieces[piece] = _without_links(form, piece, pieces[piece])
     for where, data in zip(places, pieces, strict=True):
-        write_at(fd, sealed(bytes(data[:-4])), where)
+        write_all(OsIO(), fd, sealed(bytes(data[:-4])), where)
 
 
 def _without_links(form: Form, piece: int, data: bytearray) -> bytearray:
@@ -187,4 +188,4 @@ def _end(superblock: bytes) -> int:
 
 def _set_end(fd: int, superblock: bytes, end: int) -> None:
     data = superblock[:28] + end.to_bytes(8, "little") + superblock[36:44]
-    write_at(fd, sealed(data), 0)
+    write_all(OsIO(), fd, sealed(data), 0)

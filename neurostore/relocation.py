@@ -27,8 +27,9 @@ from neurostore.objectheader import (
     checksum,
     read_form,
 )
+from neurostore.osio import OsIO, write_all
 
-__all__ = ["Relocation", "write_at"]
+__all__ = ["Relocation"]
 
 #: Records that are moved together.
 _BATCH = 1024
@@ -363,7 +364,7 @@ class Relocation:
         return base
 
     def _write(self, buffer: Array, extents: _Extents, where: int) -> None:
-        write_at(self.target, buffer.data, self.end)
+        write_all(OsIO(), self.target, buffer.data, self.end)
         if not extents.starts:
             self.end = where
             return
@@ -558,17 +559,10 @@ def _pread(fd: int, length: int, offset: int) -> bytearray:
     return buffer
 
 
-def write_at(fd: int, data: Any, offset: int) -> None:
-    """Write all of some bytes at an offset."""
-    view, done = memoryview(data), 0
-    while done < len(view):
-        done += os.pwrite(fd, view[done:], offset + done)
-
-
 def _pwritev(fd: int, buffers: list[Any], offset: int, length: int) -> None:
     done = os.pwritev(fd, buffers, offset)
     if done < length:  # a full disk, or a signal: the rest says which
-        write_at(fd, memoryview(b"".join(buffers))[done:], offset + done)
+        write_all(OsIO(), fd, memoryview(b"".join(buffers))[done:], offset + done)
 
 
 def _move_bytes(source: int, start: int, target: int, where: int, length: int) -> None:
@@ -580,7 +574,7 @@ def _move_bytes(source: int, start: int, target: int, where: int, length: int) -
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise
             done = min(length, _BLOCK)
-            write_at(target, _pread(source, done, start), where)
+            write_all(OsIO(), target, _pread(source, done, start), where)
         if not done:
             raise OSError(errno.EIO, f"the file ends at {start}, expected {length} bytes more")
         start, where, length = start + done, where + done, length - done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ import xarray as xr
 import neurostore
 from neurostore import catalogue_file, schema
 from neurostore.errors import RecordNotFoundError, StoreError, ValidationError
+from neurostore.schema import KINDS
+from neurostore.session import attach
 
 
 def train(count: int, timestamp: float, **options: object) -> xr.Dataset:
@@ -116,6 +119,49 @@ def test_a_damaged_catalogue_costs_nothing(path: Path, damage: str) -> None:
         assert store.store(train(5, 1.0)) == "train_1.0~2"
         store.compact()
         assert set(store.ids()) == {*before, "main_9.0~2", "train_1.0~2"}
+
+
+@pytest.fixture(scope="module")
+def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with rows for more blocks than one, which threads read, and a record for the first."""
+    path = tmp_path_factory.mktemp("rows") / "run.h5"
+    with neurostore.open(path, durability="process") as store:
+        store.store(train(5, 0.0))
+    session = attach(path, "a")
+    with session.writing(timeout=10, durability="process") as catalogue:
+        table = catalogue.tables["spike_train"]
+        rows = np.repeat(table.rows[:1], 2 * catalogue_file._BLOCK + 700)
+        rows["timestamp"] = rows["serial"] = np.arange(1, len(rows) + 1)
+        catalogue.state["serial"] += len(rows)
+        table.append(rows)
+    session.close()
+    return path
+
+
+def test_many_rows_are_read_in_order(many_rows: Path) -> None:
+    with h5py.File(many_rows) as h5file:
+        held = catalogue_file.read(h5file)
+    assert held is not None
+    rows = held.tables["spike_train"].rows
+    assert len(rows) == 2 * catalogue_file._BLOCK + 701
+    assert (rows["timestamp"] == np.arange(len(rows))).all()
+    found = held.select(KINDS["spike_train"], len(rows) - 3.0)
+    assert found.tolist() == [len(rows) - 3, len(rows) - 2, len(rows) - 1]
+
+
+@pytest.mark.parametrize("column", ["length", "version"])
+@pytest.mark.parametrize("back", [1, -1])
+def test_damage_is_seen_in_every_block(
+    many_rows: Path, tmp_path: Path, column: str, back: int
+) -> None:
+    path = Path(shutil.copy(many_rows, tmp_path))
+    with h5py.File(path, "r+") as h5file:  # beside the end of the first block
+        table = h5file["catalogue/spike_train/rows"]
+        row = table[catalogue_file._BLOCK - back]
+        row[column] = 0
+        table[catalogue_file._BLOCK - back] = row
+        h5file.flush()
+        assert catalogue_file.read(h5file) is None
 
 
 def test_a_reader_reads_new_rows_alone(path: Path) -> None:

@@ -119,6 +119,7 @@ def dated(ax: Axes, x: np.ndarray[Any, Any]) -> None:
         return
     from matplotlib import dates
 
+    # matplotlib.dates has no types.
     where: Any = dates.AutoDateLocator(minticks=3, maxticks=_DATES)  # type: ignore[no-untyped-call]
     ax.xaxis.set_major_locator(where)
     ax.set_xlabel(ax.get_xlabel(), loc="left")
