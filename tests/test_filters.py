@@ -803,7 +803,7 @@ def test_what_is_begun_in_vain_is_over_at_the_end() -> None:
         next(stream)
     done = len(counted)
     assert 1 <= done <= 42
-    assert counted == list(range(done))
+    assert sorted(counted) == list(range(done))  # two threads may swap neighbours
 
 
 def test_an_array_that_does_not_fit_is_refused(h5file: h5py.File) -> None:
