@@ -17,7 +17,7 @@ from neurostore.catalogue import Catalogue
 from neurostore.schema import KINDS, Kind
 from neurostore.session import Session
 
-__all__ = ["Usage", "usage"]
+__all__ = ["Usage", "usage", "usage_of"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,11 @@ class Usage:
 
 def usage(session: Session) -> Usage:
     """Return what the bytes of one file are for."""
-    held = session.catalogue
-    size = session.file_size()
+    return usage_of(session.catalogue, session.file_size())
+
+
+def usage_of(held: Catalogue, size: int) -> Usage:
+    """Return what the ``size`` bytes of a file with this catalogue are for."""
     stored = logical = 0
     removed_bytes = removed = count = 0
     for kind in KINDS.values():

@@ -39,6 +39,7 @@ __all__ = [
     "SAME_TABLES",
     "RawFile",
     "Writer",
+    "blank",
     "chunk_place",
     "create",
     "read",
@@ -79,14 +80,20 @@ class RawFile(Protocol):
 # -- making ------------------------------------------------------------------------------------
 
 
-def create(h5file: h5py.File, first_number: int = 0) -> None:
-    """Make the empty catalogue of a file, with dimension numbers from ``first_number`` on."""
-    group = h5g.create(h5file.id, GROUP)
-    _note(group, "what", "time table of the records; a cache, rebuilt where it is absent")
+def blank(first_number: int = 0) -> Catalogue:
+    """Return the catalogue of a file that has just been made, with an identity of its own."""
     fresh = Catalogue()
     identity = secrets.randbits(63), secrets.randbits(63)
     fresh.state.update(file_id_0=identity[0], file_id_1=identity[1], generation=1)
     fresh.state["dimensions"] = first_number + 2
+    return fresh
+
+
+def create(h5file: h5py.File, first_number: int = 0) -> None:
+    """Make the empty catalogue of a file, with dimension numbers from ``first_number`` on."""
+    group = h5g.create(h5file.id, GROUP)
+    _note(group, "what", "time table of the records; a cache, rebuilt where it is absent")
+    fresh = blank(first_number)
     scale = _scale(group, b"field", _STATE_SIZE, first_number)
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)

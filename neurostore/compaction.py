@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neurostore import accounting, osio, series, tree
+from neurostore.catalogue import Catalogue
 from neurostore.copying import copy_live
 from neurostore.errors import NoSpaceError
 from neurostore.osio import Durability
@@ -51,27 +52,43 @@ def compact(
     NoSpaceError
         The new file would not fit beside the old one; nothing was written.
     """
-    with session.undisturbed(timeout=timeout, durability=durability):
+    return _compact(session, timeout, durability, progress, free)[0]
+
+
+def _compact(
+    session: Session,
+    timeout: float,
+    durability: Durability,
+    progress: Progress,
+    free: Callable[[Path], int] | None = None,
+) -> tuple[int, Catalogue]:
+    """Compact one file; return the bytes that were won and the catalogue of what is left."""
+    with session.undisturbed(timeout=timeout, durability=durability, adopting=False):
         before = session.path.stat().st_size
-        needed = before - accounting.usage(session).dead_bytes
-        check_space(session.path, needed, "compaction", free)
+
+        def check(held: Catalogue) -> None:
+            needed = before - accounting.usage_of(held, before).dead_bytes
+            check_space(session.path, needed, "compaction", free)
+
         temporary = tree.beside(session.path, "compact")
         try:
             with reporting(progress, f"compacting {session.path.name}") as report:
-                copy_live(session.path, temporary, report)
+                left = copy_live(session.path, temporary, report, check=check)
             session.replace(temporary, durability)
         finally:
             osio.discard(temporary, session.io)
         won = before - session.path.stat().st_size
     _log.info("%s: compacted, %s won back", session.path, human_bytes(max(0, won)))
-    return won
+    return won, left
 
 
 def compact_series(
     session: Session, *, timeout: float, durability: Durability, progress: Progress = None
 ) -> int:
     """Compact a file, and those it was rotated to that have lost records; return what was won."""
-    won = compact(session, timeout=timeout, durability=durability, progress=progress)
+    won, left = _compact(session, timeout, durability, progress)
+    if not left.ledger.before(session.path.name):
+        return won
     for member in series.members(session):
         if member.path != session.path and accounting.usage(member).dead_bytes:
             won += compact(member, timeout=timeout, durability=durability, progress=progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,16 +20,23 @@ from neurostore.catalogue import Catalogue
 from neurostore.catalogue_file import GROUP
 from neurostore.errors import DamagedError
 from neurostore.ledger import Ledger
+from neurostore.moving import Moved
 from neurostore.progress import Report
 from neurostore.rawcopy import Entangled, copy_groups
-from neurostore.rebuilding import rebuild
+from neurostore.rebuilding import merge, rebuild
 from neurostore.tree import H5File
 
 __all__ = ["copy_live"]
 
 
-def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -> None:
-    """Make at ``temporary`` a copy of the file without what was removed.
+def copy_live(
+    path: Path,
+    temporary: Path,
+    report: Report,
+    page_size: int = 0,
+    check: Callable[[Catalogue], object] = lambda held: None,
+) -> Catalogue:
+    """Make at ``temporary`` a copy of the file without what was removed; return its catalogue.
 
     Parameters
     ----------
@@ -37,12 +44,28 @@ def copy_live(path: Path, temporary: Path, report: Report, page_size: int = 0) -
         Called with the number of groups that were copied and of all groups of records.
     page_size
         Bytes of a page, where the file is to be laid out in pages.
+    check
+        Called with the catalogue of the file before anything is written; may raise.
     """
     with tree.open_native(path) as old, _naming_damage(path):
+        held = _catalogue_of(old, path)
+        check(held)
         try:
-            _copy_live(old, path, temporary, report, page_size, moving_bytes=not page_size)
+            return _copy_live(old, path, temporary, report, page_size, held, not page_size)
         except Entangled:
-            _copy_live(old, path, temporary, report, page_size, moving_bytes=False)
+            return _copy_live(old, path, temporary, report, page_size, held, False)
+
+
+def _catalogue_of(old: H5File, path: Path) -> Catalogue:
+    """Return the catalogue of a file, with what others put into its tree."""
+    held = catalogue_file.read(old)
+    if held is None:
+        held = rebuild(old)
+        held.settle(catalogue_file.blank())
+    elif not _is_untouched(path, held):
+        merge(held, old)
+        held.state["trusted_from"] = held.state["serial"]  # the new file will look untouched
+    return held
 
 
 @contextmanager
@@ -58,10 +81,15 @@ def _naming_damage(path: Path) -> Iterator[None]:
 
 
 def _copy_live(
-    old: H5File, path: Path, temporary: Path, report: Report, page_size: int, *, moving_bytes: bool
-) -> None:
-    tree.build(str(temporary), page_size)
-    held = catalogue_file.read(old) or rebuild(old)
+    old: H5File,
+    path: Path,
+    temporary: Path,
+    report: Report,
+    page_size: int,
+    held: Catalogue,
+    moving_bytes: bool,
+) -> Catalogue:
+    tree.lay(temporary, page_size)
     parents = {part.path: _count(old, part.path) for part in _all_parts()}
     total, done = sum(parents.values()), itertools.count(1)
 
@@ -71,8 +99,7 @@ def _copy_live(
     moved = moving.move(old, path, temporary, parents, step) if moving_bytes else {}
     left = total - sum(map(len, moved.values()))
     with tree.open_new(temporary) as new:
-        fresh = catalogue_file.read(new)
-        assert fresh is not None
+        fresh = catalogue_file.blank()
         first = held.state["dimensions"] if moved else fresh.state["dimensions"]
         fresh.take_over(held)
         if page_size:  # first, so that it lies in one piece
@@ -84,7 +111,7 @@ def _copy_live(
             GROUP,
             first,
             step,
-            alike=_structures(held) if left and _is_untouched(path, held) else {},
+            alike=_structures(held) if left else {},
             moved=moved,
         )
         tree.keep_creation_time(old, new)
@@ -94,14 +121,18 @@ def _copy_live(
         tree.write_catalogue(fresh, new)
         if page_size:
             shortcuts.fill(new, fresh)
+        targets = moving.targets(new, moved)
     if moved:
-        moving.link(temporary, moved)
-    _check_counts(path, temporary, parents)
+        moving.link(temporary, moved, targets)
+    _check(path, temporary, parents, moved)
     os.utime(temporary, ns=(fresh.state["modified"],) * 2)
+    return fresh
 
 
-def _check_counts(path: Path, temporary: Path, parents: Mapping[str, int]) -> None:
+def _check(path: Path, temporary: Path, parents: Mapping[str, int], moved: Moved) -> None:
+    """Let HDF5 read the copy; raise unless it finds there what is to be there."""
     with tree.open_native(temporary) as new:
+        moving.check(new, moved)
         for parent, count in parents.items():
             if _count(new, parent) != count:
                 raise DamagedError(

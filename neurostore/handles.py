@@ -282,11 +282,7 @@ class Handles:
                 self._file.durability = durability
                 return
             self._drop_writer()
-        if not os.access(self.path, os.W_OK):
-            raise ReadOnlyError(
-                f"{self.path}: may not be written to; expected a file with write permission on a "
-                "file system that takes it; open the store with mode='r'"
-            )
+        self._check_writable()
         self._close_reader()
         journal.recover(self.path, applying=self._locks.applying, durability=durability, io=self.io)
         self._ensure_catalogue(durability)
@@ -305,6 +301,13 @@ class Handles:
         except BaseException:
             self._drop_writer()
             raise
+
+    def _check_writable(self) -> None:
+        if not os.access(self.path, os.W_OK):
+            raise ReadOnlyError(
+                f"{self.path}: may not be written to; expected a file with write permission on a "
+                "file system that takes it; open the store with mode='r'"
+            )
 
     def _ensure_catalogue(self, durability: Durability) -> None:
         """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""

@@ -23,10 +23,13 @@ from neurostore.objectheader import Form, read_form, sealed, sound
 from neurostore.osio import OsIO, write_all
 from neurostore.relocation import Relocation
 
-__all__ = ["Moved", "link", "move"]
+__all__ = ["Moved", "Targets", "check", "link", "move", "targets"]
 
 #: By the path of a group, where its records stand in the new file.
 Moved: TypeAlias = dict[bytes, dict[bytes, Link]]
+
+#: By the path of a group, where it stands itself, and the links that HDF5 made in it.
+Targets: TypeAlias = dict[bytes, tuple[int, list[Link]]]
 
 _SUPERBLOCK = 48
 #: Up to as many links HDF5 keeps in the header of a group; a table would take more.
@@ -81,13 +84,15 @@ def move(
     return moved
 
 
-def link(temporary: Path, moved: Moved) -> None:
+def targets(new: h5py.File, moved: Moved) -> Targets:
+    """Return where the groups are that get links, once HDF5 has made all of its own."""
+    return {
+        parent: (int(h5o.get_info(new.id, parent).addr), _links(new, parent)) for parent in moved
+    }
+
+
+def link(temporary: Path, moved: Moved, groups: Targets) -> None:
     """Add links to what was moved to those that HDF5 made, in a file that is open nowhere."""
-    with h5py.File(temporary, "r") as new:
-        groups = {
-            parent: (int(h5o.get_info(new.id, parent).addr), _links(new, parent))
-            for parent in moved
-        }
     with temporary.open("r+b", buffering=0) as stream:
         fd = stream.fileno()
         superblock = _superblock(fd)
@@ -100,7 +105,6 @@ def link(temporary: Path, moved: Moved) -> None:
             _adopt(fd, address, heap, tree)
             end += len(image)
         _set_end(fd, superblock, end)
-    _check(temporary, moved)
 
 
 def _links(h5file: h5py.File, path: bytes) -> list[Link]:
@@ -159,20 +163,18 @@ def _places(form: Form, address: int) -> list[int]:
     return found
 
 
-def _check(temporary: Path, moved: Moved) -> None:
+def check(new: h5py.File, moved: Moved) -> None:
     """Let HDF5 find some of the links; raise unless they lead to where the records stand."""
-    with h5py.File(temporary, "r") as new:
-        for parent, links in moved.items():
-            group = h5g.open(new.id, parent)
-            names = sorted(links)
-            for name in {names[0], names[len(names) // 2], names[-1]}:
-                found = h5o.get_info(group, name)
-                if int(found.addr) != links[name][1]:
-                    raise DamagedError(
-                        f"{temporary}: {parent.decode()}/{name.decode()} was moved to "
-                        f"{links[name][1]} and is found at {found.addr}; the file was left as it "
-                        "was"
-                    )
+    for parent, links in moved.items():
+        group = h5g.open(new.id, parent)
+        names = sorted(links)
+        for name in {names[0], names[len(names) // 2], names[-1]}:
+            found = h5o.get_info(group, name)
+            if int(found.addr) != links[name][1]:
+                raise DamagedError(
+                    f"{new.filename}: {parent.decode()}/{name.decode()} was moved to "
+                    f"{links[name][1]} and is found at {found.addr}; the file was left as it was"
+                )
 
 
 def _superblock(fd: int) -> bytes | None:

@@ -350,10 +350,15 @@ class OpenFile(Handles):
                 self._locks.release_writer()
 
     @contextmanager
-    def undisturbed(self, *, timeout: float, durability: Durability) -> Iterator[None]:
-        """Do as :meth:`exclusive`, for long: threads of this process go on reading meanwhile."""
+    def undisturbed(
+        self, *, timeout: float, durability: Durability, adopting: bool = True
+    ) -> Iterator[None]:
+        """Do as :meth:`exclusive`, for long: threads of this process go on reading meanwhile.
+
+        Without ``adopting``, a file that has no sound catalogue is not given one first.
+        """
         with self._at_turn(timeout):
-            self._take_alone(timeout, durability)
+            self._take_alone(timeout, durability, adopting)
             self._guarded = True
         try:
             yield
@@ -363,14 +368,17 @@ class OpenFile(Handles):
                 self._locks.release_writer()
                 self._turn.notify_all()
 
-    def _take_alone(self, timeout: float, durability: Durability) -> None:
+    def _take_alone(self, timeout: float, durability: Durability, adopting: bool = True) -> None:
         if self._depth:
             raise ClosedError(f"{self.path}: not inside a batch; end the batch first")
         self._await_turn(timeout)
         self._locks.acquire_writer(timeout)
         try:
             self._check_in_place()
-            self._open_writer(durability)
+            if adopting or self._writer is not None:
+                self._open_writer(durability)
+            else:
+                self._check_writable()
             self.settle()
             self._replacing = True
         except BaseException:

@@ -74,6 +74,7 @@ __all__ = [
     "has_catalogue",
     "is_recording",
     "keep_creation_time",
+    "lay",
     "look",
     "open_native",
     "open_new",
@@ -237,13 +238,18 @@ def build(temporary: str, page_size: int = 0) -> None:
     then reads another record's values without an error.  A finished file may be laid out in pages
     of ``page_size`` bytes for object storage.
     """
-    with open(temporary, "wb") as stream:
-        stream.write(_empty(page_size))
+    lay(temporary, page_size)
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
     with h5py.File(h5f.open(os.fsencode(temporary), h5f.ACC_RDWR, fapl=access)) as h5file:
         h5attrs.overwrite(h5file.id, b"created_at", np.array(time.time()))
         catalogue_file.give_identity(h5file)
+
+
+def lay(temporary: str | os.PathLike[str], page_size: int = 0) -> None:
+    """Do as :func:`build` for a file that gets the identity and the age of another."""
+    with open(temporary, "wb") as stream:
+        stream.write(_empty(page_size))
 
 
 @lru_cache(maxsize=4)
@@ -342,10 +348,10 @@ def open_new(temporary: Path) -> H5File:
 
 
 def keep_creation_time(old: H5File, new: H5File) -> None:
-    """Let a file that is made anew be as old as the one that it replaces."""
+    """Let a file that is made anew be as old as the one that it replaces, where that says so."""
     found = h5attrs.read_one(old.id, b"created_at")
-    if found is not None:
-        h5attrs.overwrite(new.id, b"created_at", np.array(found, np.float64))
+    age = time.time() if found is None else found
+    h5attrs.overwrite(new.id, b"created_at", np.array(age, np.float64))
 
 
 def build_next(temporary: Path, following: Ledger, serial: int) -> None:

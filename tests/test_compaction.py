@@ -140,6 +140,38 @@ def test_links_and_references_of_others_stay_what_they_are(path: Path) -> None:
         assert mine["text"][()] == b"varying"
 
 
+def test_what_others_added_and_changed_is_known_after_it(tmp_path: Path) -> None:
+    """The new file looks as if nobody had touched it, so its catalogue has to say everything."""
+    path = tmp_path / "run.h5"
+    with neurostore.open(path, durability="process") as store, store.batch():
+        for n in range(12):
+            store.store(neurostore.spike_train([0.1, 0.2], [1, 2], timestamp=float(n)))
+    with h5py.File(path, "r+") as h5file:
+        trains = h5file["spike_trains/raw_data"]
+        h5file.copy(trains["train_3.0"], trains, "train_77.0")
+        trains["train_77.0"].attrs["timestamp"] = 77.0
+        trains["train_4.0"]["later"] = np.arange(3)
+    with neurostore.open(path, durability="process") as store:
+        ids = store.ids()
+        assert "train_77.0" in ids
+        assert "later" not in store.retrieve("train_5.0")
+        store.compact()
+        assert store.ids() == ids
+        assert "later" not in store.retrieve("train_5.0")
+        assert "later" in store.retrieve("train_4.0")
+
+
+def test_a_file_that_lost_its_catalogue_gets_one(path: Path) -> None:
+    with neurostore.open(path, mode="r") as store:
+        ids = store.ids()
+    with h5py.File(path, "r+") as h5file:
+        del h5file["catalogue"]
+    with neurostore.open(path, durability="process") as store:
+        assert store.compact() > 0
+        assert set(store.ids()) == set(ids)
+        assert store.verify().ok
+
+
 def test_references_to_regions_are_refused_by_name(path: Path) -> None:
     with h5py.File(path, "r+") as h5file:
         mine = h5file.create_dataset("mine/data", data=[1, 2, 3])
@@ -230,7 +262,9 @@ def moved_past_hdf5(path: Path, new: Path) -> moving.Moved:
     tree.build(str(new))
     with h5py.File(path) as old:
         moved = moving.move(old, path, new, parts(), lambda: None, few=0)
-    moving.link(new, moved)
+    with h5py.File(new) as h5file:
+        targets = moving.targets(h5file, moved)
+    moving.link(new, moved, targets)
     return moved
 
 
