@@ -486,12 +486,11 @@ class Catalogue:
 
     def take_over(self, other: Catalogue) -> None:
         """Become the catalogue of a compacted file: live rows only, all texts, same identity."""
-        for code in range(len(other.texts)):
-            self.texts.code(other.text(code))
+        codes = np.array([self.texts.code(other.text(n)) for n in range(len(other.texts))])
         for name, table in other.tables.items():
             live = table.rows[table.rows["removed"] == 0].copy()
             for column in ("structure", "name", "leaf"):
-                live[column] = [self.texts.code(other.text(int(code))) for code in live[column]]
+                live[column] = codes[live[column]]
             self.tables[name].append(live)
         forgotten = joined(table.gone_span() for table in other.tables.values())
         self.ledger = other.ledger.forgetting(forgotten)

@@ -23,6 +23,7 @@ __all__ = [
     "Place",
     "Unfamiliar",
     "checksum",
+    "checksums",
     "expect",
     "read_form",
     "sealed",
@@ -90,6 +91,15 @@ class Form:
 def checksum(data: Any) -> int:
     """HDF5's checksum of metadata."""
     return int(jenkins_lookup3(data, 0))
+
+
+def checksums(rows: Array) -> Array:
+    """HDF5's checksums of pieces of metadata of one length, one in each row.
+
+    One call for each costs half a microsecond; the same in NumPy, all at once, no less for the
+    lengths there are.
+    """
+    return np.array([jenkins_lookup3(row, 0) for row in rows], "<u4")
 
 
 def sound(data: bytes | bytearray | memoryview) -> bool:

@@ -10,7 +10,7 @@ record is, this module does not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Mapping
+from collections.abc import Callable, Collection, Container, Hashable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -59,7 +59,7 @@ class _Copy:
         step: Callable[[], object] = lambda: None,
         left: Container[int] = frozenset(),
         alike: Mapping[bytes, Hashable] = MappingProxyType({}),
-        moved: Mapping[bytes, Container[bytes]] = MappingProxyType({}),
+        moved: Mapping[bytes, Collection[bytes]] = MappingProxyType({}),
     ) -> None:
         self.moved = moved
         self.next_number = first_number
@@ -78,6 +78,8 @@ class _Copy:
 
     def group(self, source: h5g.GroupID, target: h5g.GroupID, path: bytes) -> None:
         moved = self.moved.get(path, ())
+        if len(moved) == source.get_num_objs():  # all of it: their names need not be looked at
+            return
         for link in _links(source):
             if link in moved:
                 continue
@@ -234,7 +236,7 @@ def copy_groups(
     step: Callable[[], object] = lambda: None,
     left: Container[int] = frozenset(),
     alike: Mapping[bytes, Hashable] = MappingProxyType({}),
-    moved: Mapping[bytes, Container[bytes]] = MappingProxyType({}),
+    moved: Mapping[bytes, Collection[bytes]] = MappingProxyType({}),
 ) -> int:
     """Copy every group at the top of ``source`` but ``skip``; groups of ``target`` are filled.
 

@@ -24,7 +24,7 @@ from neurostore.objectheader import (
     Form,
     Place,
     Unfamiliar,
-    checksum,
+    checksums,
     read_form,
 )
 from neurostore.osio import OsIO, write_all
@@ -75,6 +75,8 @@ class _Group:
     def keep(self, good: Array) -> None:
         """Forget the objects of records that are not moved."""
         chosen = good[self.records]
+        if chosen.all():
+            return
         self.indexes = {
             int(new): self.indexes[int(old)]
             for new, old in enumerate(chosen.nonzero()[0])
@@ -117,7 +119,7 @@ class Relocation:
         self._forms: dict[int, list[Form]] = {}
         self._count = 0
         self._low, self._window = 0, np.empty(0, np.uint8)
-        self._elements: dict[int, dict[int, int]] = {}
+        self._elements: dict[int, Array] = {}
 
     def move(self, addresses: Array, step: Callable[[int], object]) -> Array:
         """Move the records whose groups stand at ``addresses``; return where they stand then.
@@ -217,7 +219,7 @@ class Relocation:
             rows = self._rows(np.where(good, addresses, -1), len(expected))
             differ = (rows ^ np.frombuffer(expected, np.uint8)) & mask
             good &= ~differ.any(axis=1)
-            good[good] = _sums(rows[good]) == rows[good, -4:].view("<u4")[:, 0]
+            good[good] = checksums(rows[good, :-4]) == rows[good, -4:].view("<u4")[:, 0]
             pieces.append(rows)
         return good, [rows[good] for rows in pieces]
 
@@ -295,18 +297,17 @@ class Relocation:
     def _referred(self, group: _Group, place: Place) -> Array:
         """Return the objects that elements of the global heap refer to; -1 where there is none."""
         piece, offset = place
-        collections = group.column(place).tolist()
-        indexes = group.column((piece, offset + 8), 4).tolist()
-        return np.array(
-            [
-                self._collection(where).get(index, -1)
-                for where, index in zip(collections, indexes, strict=True)
-            ],
-            np.int64,
-        )
+        indexes = group.column((piece, offset + 8), 4).astype(np.int64)
+        collections, of = np.unique(group.column(place), return_inverse=True)
+        known = [self._collection(where) for where in collections.tolist()]
+        lengths = np.array([len(found) for found in known], np.int64)
+        firsts = np.cumsum(lengths) - lengths
+        there = indexes < lengths[of]
+        referred = np.concatenate(known)[np.where(there, firsts[of] + indexes, 0)]
+        return np.where(there, referred, -1)
 
-    def _collection(self, where: int) -> dict[int, int]:
-        """Return the references in one collection of the global heap, by index."""
+    def _collection(self, where: int) -> Array:
+        """Return the references in one collection of the global heap, by index; else -1."""
         known = self._elements.get(where)
         if known is None:
             known = self._elements[where] = _references(self.read, where)
@@ -502,13 +503,24 @@ def _collection(references: Array) -> bytes:
     return used.ljust(_COLLECTION, b"\0")
 
 
-def _references(read: Callable[[int, int], bytes], where: int) -> dict[int, int]:
+def _references(read: Callable[[int, int], bytes], where: int) -> Array:
+    """Return what the elements of a collection refer to, by index; -1 for what is no reference."""
     head = read(where, 16)
     size = int.from_bytes(head[8:16], "little")
     if head[:5] != b"GCOL\x01" or not 16 < size <= 16 * 1024 * 1024:
-        return {}
+        return np.full(1, -1, np.int64)
     data = read(where, size)
-    found: dict[int, int] = {}
+    elements = np.frombuffer(data, _ELEMENT, max(0, (len(data) - 16) // _ELEMENT.itemsize), 16)
+    used = elements[: int(np.append(elements["index"], 0).argmin())]
+    if len(used) and (used["size"] == 8).all():
+        found = np.full(int(used["index"].max()) + 1, -1, np.int64)
+        found[used["index"]] = used["to"]
+        return found
+    return _references_of_all_sizes(data)
+
+
+def _references_of_all_sizes(data: bytes) -> Array:
+    found = np.full(1 << 16, -1, np.int64)
     at = 16
     while at + 16 <= len(data):
         index = int.from_bytes(data[at : at + 2], "little")
@@ -535,12 +547,8 @@ def _place_values(extents: _Extents, base: int) -> None:
         at += len(column)
 
 
-def _sums(rows: Array) -> Array:
-    return np.array([checksum(row) for row in rows[:, :-4]], "<u4")
-
-
 def _seal(rows: Array) -> None:
-    rows[:, -4:] = _sums(rows).view(np.uint8).reshape(-1, 4)
+    rows[:, -4:] = checksums(rows[:, :-4]).view(np.uint8).reshape(-1, 4)
 
 
 def _scatter(buffer: Array, rows: Array, offsets: Array) -> None:
