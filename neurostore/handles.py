@@ -12,7 +12,8 @@ import os
 import shutil
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,22 @@ _log = logging.getLogger(__name__)
 
 #: Records in one commit from which on HDF5 gets a larger cache.
 _MANY = 16
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """Keep a file that loses its name meanwhile until the end, after the locks inside are free.
+
+    To free the space of a large one takes long, and whoever lets go of it last waits for that.
+    """
+    if os.name == "nt":  # where no open file can be replaced
+        yield
+        return
+    held = os.open(path, osio.FLAGS)
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 class Handles:
@@ -224,7 +241,7 @@ class Handles:
         """
         shutil.copymode(self.path, temporary)
         osio.settle(temporary, durability=durability, io=self.io)
-        with self.mutex:
+        with _kept(self.path), self.mutex:
             self._close_reader()
             with self._locks.applying(), self._registry.guard:
                 osio.replace(temporary, self.path, durability=durability, io=self.io)
