@@ -10,8 +10,10 @@ It knows nothing of records.
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from neurostore.objectheader import UNDEFINED, checksum, sealed
@@ -26,6 +28,7 @@ _WIDTH, _START, _LARGEST, _BITS = 4, 512, 65536, 32
 _DIRECT_ROWS = 9  # rows of blocks that hold links; from there on blocks hold blocks
 _OVERHEAD = 4 + 1 + 8 + 4 + 4
 _ID_BYTES, _MOST_BYTES = 7, 4096
+_ID = struct.Struct("<xIH")
 _NODE, _RECORD, _SPLIT, _MERGE = 512, 11, 100, 40
 _PREFIX = 10
 _LEAF_RECORDS = (_NODE - _PREFIX) // _RECORD
@@ -40,7 +43,7 @@ def dense_links(links: Sequence[Link], end: int) -> tuple[bytes, int, int]:
         What is to be written there, and the addresses of heap and tree.
     """
     heap = _Heap(end)
-    ids = [heap.put(_message(link)) for link in links]
+    ids = heap.put_all([_message(link) for link in links])
     image = heap.image()
     hashes = [checksum(name) for name, *_ in links]
     order = sorted(range(len(links)), key=lambda n: (hashes[n], links[n][0]))
@@ -51,9 +54,14 @@ def dense_links(links: Sequence[Link], end: int) -> tuple[bytes, int, int]:
 
 def _message(link: Link) -> bytes:
     name, address, unicode = link
-    width = 0 if len(name) < 256 else 1
+    return _head(len(name), unicode) + name + address.to_bytes(8, "little")
+
+
+@lru_cache(maxsize=1024)
+def _head(length: int, unicode: bool) -> bytes:
+    width = 0 if length < 256 else 1
     head = bytes((1, width | (0x10 if unicode else 0))) + (b"\x01" if unicode else b"")
-    return head + len(name).to_bytes(1 << width, "little") + name + address.to_bytes(8, "little")
+    return head + length.to_bytes(1 << width, "little")
 
 
 def _row_size(row: int) -> int:
@@ -87,16 +95,21 @@ class _Heap:
         self._next = 0
         self._count = 0
 
-    def put(self, data: bytes) -> bytes:
-        """Add an object; return its id."""
-        assert len(data) <= _MOST_BYTES
-        block = self._blocks[-1] if self._blocks else None
-        while block is None or _OVERHEAD + len(block.data) + len(data) > block.size:
-            block = self._another()
-        offset = block.offset + _OVERHEAD + len(block.data)
-        block.data += data
-        self._count += 1
-        return b"\0" + offset.to_bytes(4, "little") + len(data).to_bytes(2, "little")
+    def put_all(self, objects: Sequence[bytes]) -> list[bytes]:
+        """Add objects; return their ids."""
+        ids = []
+        end = room = 0
+        for data in objects:
+            length = len(data)
+            assert length <= _MOST_BYTES
+            while length > room:
+                block = self._another()
+                end, room = block.offset + _OVERHEAD, block.size - _OVERHEAD
+            block.data += data
+            ids.append(_ID.pack(end, length))
+            end, room = end + length, room - length
+        self._count += len(ids)
+        return ids
 
     def _another(self) -> _Block:
         size = _size_at(self._next)
