@@ -73,7 +73,9 @@ def _compact(
         temporary = tree.beside(session.path, "compact")
         try:
             with reporting(progress, f"compacting {session.path.name}") as report:
-                left = copy_live(session.path, temporary, report, check=check)
+                left = copy_live(
+                    session.path, temporary, report, check=check, durability=durability
+                )
             session.replace(temporary, durability)
         finally:
             osio.discard(temporary, session.io)

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from h5py import h5g
@@ -21,12 +22,17 @@ from neurostore.catalogue_file import GROUP
 from neurostore.errors import DamagedError
 from neurostore.ledger import Ledger
 from neurostore.moving import Moved
+from neurostore.osio import Durability, OsIO
 from neurostore.progress import Report
 from neurostore.rawcopy import Entangled, copy_groups
 from neurostore.rebuilding import merge, rebuild
 from neurostore.tree import H5File
+from neurostore.writeout import WriteOut
 
 __all__ = ["copy_live"]
+
+#: Bytes after which it pays to sync the copy while more of it is being written.
+_AHEAD = 16 * 1024**2
 
 
 def copy_live(
@@ -35,6 +41,7 @@ def copy_live(
     report: Report,
     page_size: int = 0,
     check: Callable[[Catalogue], object] = lambda held: None,
+    durability: Durability = "process",
 ) -> Catalogue:
     """Make at ``temporary`` a copy of the file without what was removed; return its catalogue.
 
@@ -46,14 +53,34 @@ def copy_live(
         Bytes of a page, where the file is to be laid out in pages.
     check
         Called with the catalogue of the file before anything is written; may raise.
+    durability
+        ``"power"`` begins to sync the copy while it is written; the sync that counts is not here.
     """
     with tree.open_native(path) as old, _naming_damage(path):
         held = _catalogue_of(old, path)
         check(held)
+        tree.lay(temporary, page_size)
         try:
-            return _copy_live(old, path, temporary, report, page_size, held, not page_size)
+            with _written_out(temporary, durability) as ahead:
+                moves = partial(moving.move, ahead=ahead) if not page_size else None
+                return _copy_live(old, path, temporary, report, page_size, held, moves)
         except Entangled:
-            return _copy_live(old, path, temporary, report, page_size, held, False)
+            tree.lay(temporary, page_size)
+            return _copy_live(old, path, temporary, report, page_size, held, None)
+
+
+@contextmanager
+def _written_out(path: Path, durability: Durability) -> Iterator[WriteOut | None]:
+    """Let a file be synced while it is written, past whoever counts on a sync."""
+    if durability != "power":
+        yield None
+        return
+    with path.open("r+b", buffering=0) as stream:
+        ahead = WriteOut(OsIO(), stream.fileno(), _AHEAD)
+        try:
+            yield ahead
+        finally:
+            ahead.wait()
 
 
 def _catalogue_of(old: H5File, path: Path) -> Catalogue:
@@ -87,16 +114,15 @@ def _copy_live(
     report: Report,
     page_size: int,
     held: Catalogue,
-    moving_bytes: bool,
+    moves: Callable[..., Moved] | None,
 ) -> Catalogue:
-    tree.lay(temporary, page_size)
     parents = {part.path: _count(old, part.path) for part in _all_parts()}
     total, done = sum(parents.values()), itertools.count(1)
 
     def step() -> None:
         report(next(done), total)
 
-    moved = moving.move(old, path, temporary, parents, step) if moving_bytes else {}
+    moved = moves(old, path, temporary, parents, step) if moves is not None else {}
     left = total - sum(map(len, moved.values()))
     with tree.open_new(temporary) as new:
         fresh = catalogue_file.blank()

@@ -22,6 +22,7 @@ from neurostore.linktable import Link, dense_links
 from neurostore.objectheader import Form, read_form, sealed, sound
 from neurostore.osio import OsIO, write_all
 from neurostore.relocation import Relocation
+from neurostore.writeout import WriteOut
 
 __all__ = ["Moved", "Targets", "check", "link", "move", "targets"]
 
@@ -43,6 +44,7 @@ def move(
     parents: Iterable[str],
     step: Callable[[], object],
     few: int = _FEW,
+    ahead: WriteOut | None = None,
 ) -> Moved:
     """Move the records that stand in ``parents``; say where they stand now.
 
@@ -56,6 +58,8 @@ def move(
         Called for every record that was moved.
     few
         Records of a group up to which they are left to HDF5.
+    ahead
+        Told of what is written to the new file.
     """
     if not hasattr(os, "preadv"):  # Windows
         return {}
@@ -68,7 +72,7 @@ def move(
         wanted = [
             (parent, link) for parent, found in links.items() if len(found) > few for link in found
         ]
-        run = Relocation(source.fileno(), target.fileno(), _end(new))
+        run = Relocation(source.fileno(), target.fileno(), _end(new), ahead)
 
         def count(done: int) -> None:
             for _ in range(done):

@@ -28,6 +28,7 @@ from neurostore.objectheader import (
     read_form,
 )
 from neurostore.osio import OsIO, write_all
+from neurostore.writeout import WriteOut
 
 __all__ = ["Relocation"]
 
@@ -111,10 +112,13 @@ class Relocation:
         Descriptors; nobody else writes to either.
     end
         Where the target ends; goes on as records are moved.
+    ahead
+        Brings to the medium what was written, while more is.
     """
 
-    def __init__(self, source: int, target: int, end: int) -> None:
+    def __init__(self, source: int, target: int, end: int, ahead: WriteOut | None = None) -> None:
         self.source, self.target, self.end = source, target, end
+        self._ahead = ahead
         self.size = os.fstat(source).st_size
         self._forms: dict[int, list[Form]] = {}
         self._count = 0
@@ -158,12 +162,15 @@ class Relocation:
 
     def _rows(self, addresses: Array, length: int) -> Array:
         """Return what stands at the addresses, zeros beyond the end of the file."""
-        rows = np.zeros((len(addresses), length), np.uint8)
         at = addresses - self._low
         inside = (at >= 0) & (at <= self._window.size - length)
+        if inside.all():
+            whole: Array = _pieces(self._window, length)[at].view(np.uint8)
+            return whole.reshape(-1, length)
+        rows = np.zeros((len(addresses), length), np.uint8)
         if inside.any():
-            views = np.lib.stride_tricks.sliding_window_view(self._window, length)
-            rows[inside] = views[at[inside]]
+            found = _pieces(self._window, length)[at[inside]]
+            rows[inside] = found.view(np.uint8).reshape(-1, length)
         for row in (~inside).nonzero()[0]:
             data = self.read(int(addresses[row]), length)
             rows[row, : len(data)] = np.frombuffer(data, np.uint8)
@@ -219,9 +226,10 @@ class Relocation:
             rows = self._rows(np.where(good, addresses, -1), len(expected))
             differ = (rows ^ np.frombuffer(expected, np.uint8)) & mask
             good &= ~differ.any(axis=1)
-            good[good] = checksums(rows[good, :-4]) == rows[good, -4:].view("<u4")[:, 0]
+            alike = rows if good.all() else rows[good]
+            good[good] = checksums(alike[:, :-4]) == _last_words(alike)
             pieces.append(rows)
-        return good, [rows[good] for rows in pieces]
+        return good, pieces if good.all() else [rows[good] for rows in pieces]
 
     def _objects(self, addresses: Array) -> tuple[list[_Group], Array]:
         """Return all objects of records, and which records have familiar ones alone."""
@@ -388,17 +396,25 @@ class Relocation:
                 waiting += length
                 if len(pending) == _MOST_BUFFERS:
                     _pwritev(self.target, pending, where, waiting)
+                    self._wrote(waiting)
                     where, waiting, pending = where + waiting, 0, []
                 continue
             if pending:
                 _pwritev(self.target, pending, where, waiting)
                 where, waiting, pending = where + waiting, 0, []
-            _move_bytes(self.source, start, self.target, where, length)
+            for first in range(0, length, _BLOCK):
+                size = min(_BLOCK, length - first)
+                _move_bytes(self.source, start + first, self.target, where + first, size)
+                self._wrote(size)
             where += length
         if pending:
             _pwritev(self.target, pending, where, waiting)
             where += waiting
         return where
+
+    def _wrote(self, count: int) -> None:
+        if self._ahead is not None:
+            self._ahead.wrote(count)
 
 
 def _extent(group: _Group) -> tuple[Array, Array]:
@@ -551,9 +567,19 @@ def _seal(rows: Array) -> None:
     rows[:, -4:] = checksums(rows[:, :-4]).view(np.uint8).reshape(-1, 4)
 
 
+def _last_words(rows: Array) -> Array:
+    return np.ascontiguousarray(rows[:, -4:]).view("<u4")[:, 0]
+
+
 def _scatter(buffer: Array, rows: Array, offsets: Array) -> None:
-    views = np.lib.stride_tricks.sliding_window_view(buffer, rows.shape[1], writeable=True)
-    views[offsets] = rows
+    length = rows.shape[1]
+    _pieces(buffer, length)[offsets] = np.ascontiguousarray(rows).view(f"V{length}")[:, 0]
+
+
+def _pieces(buffer: Array, length: int) -> Array:
+    """Return all pieces of one length, from every byte on, as items that are moved as a whole."""
+    count = max(0, buffer.size - length + 1)
+    return np.ndarray((count,), f"V{length}", buffer.data, strides=(1,))
 
 
 def _pread(fd: int, length: int, offset: int) -> bytearray:
