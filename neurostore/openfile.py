@@ -157,6 +157,9 @@ class OpenFile(Handles):
     def catalogue(self) -> Catalogue:
         """The time table, brought up to date."""
         with self.mutex:
+            held = self._catalogue
+            if self._depth and held is not None and self._catalogue_of is self._writer:
+                return held  # of this thread's open batch
             if self._is_behind():
                 with self._locks.reading():
                     self._check_in_place()

@@ -94,7 +94,7 @@ def _find(
         parts: list[list[_Found]] = []
         for member in members(origin.session, low, high, looked_at):
             held = member.catalogue
-            volume, known = Volume.of(member), member.is_untouched()
+            volume, known = Volume.of(member, held), member.is_untouched()
             catalogues.append((number, held))
             chosen = [(wanted, held.select(wanted, low, high, name)) for wanted in kinds]
             parts.append(
@@ -162,12 +162,12 @@ def retrieve(view: View, record_id: str, load: bool | str = False) -> xr.Dataset
     if located is None:
         raise RecordNotFoundError(f"{view}: no record {record_id!r}; {_hint(view, record_id)}")
     origin, (volume, entry) = located
-    with volume.open() as member:
+    with volume.read() as member:
         ds, places = member.open_record(entry)
-        if load is True or load == entry.kind.name:
-            arrays.load(ds.variables, places)
-            ds.load()
-        return _from(str(origin.session.path), ds)
+    if load is True or load == entry.kind.name:
+        arrays.load(ds.variables, places)
+        ds.load()
+    return _from(str(origin.session.path), ds)
 
 
 def open_group(view: View, address: str, decoding: Mapping[str, Any] | None = None) -> xr.Dataset:
@@ -178,7 +178,7 @@ def open_group(view: View, address: str, decoding: Mapping[str, Any] | None = No
     located = view.locate(plain) if is_record else None
     if located is not None:
         origin, (volume, entry) = located
-        with volume.open() as member:
+        with volume.read() as member:
             ds = member.open_group(f"{parent}/{entry.id}", decoding)
         ds.encoding["source"] = str(origin.session.path)
         return ds
@@ -209,7 +209,7 @@ def range_(view: View, kind: str, start: Any, end: Any, name: str | None, join: 
 
     def opener(member: Member) -> Opened:
         volume, entry = where[member.id]
-        with volume.open() as holder:
+        with volume.read() as holder:
             return Opened(*holder.open_record(entry))
 
     return _from(view.source, combine(row, _merged(found, _members), opener, join))
@@ -278,7 +278,7 @@ def groups(view: View, kind: Any, start: Any, end: Any, name: str | None) -> dic
     source = view.source
     for shown_id, volume, entry in _merged(_find(view, kind, start, end, name), _Found.entries):
         try:
-            with volume.open() as holder:
+            with volume.read() as holder:
                 parts = holder.open_parts(entry)
         except DamagedError as error:
             _log.warning("%s: %r is left out: %s", volume.path, entry.id, error)

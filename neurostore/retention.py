@@ -189,8 +189,9 @@ class _History:
         self.members: list[Volume] = []
         self.helds: list[Catalogue] = []
         for member in series.members(session):  # not all can be open at once
-            self.members.append(Volume.of(member))
-            self.helds.append(member.catalogue)
+            held = member.catalogue
+            self.members.append(Volume.of(member, held))
+            self.helds.append(held)
         self.kinds = list(KINDS.values())
         texts: dict[str, int] = {}
         pieces = []

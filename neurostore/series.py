@@ -46,18 +46,27 @@ class Volume:
     limit: int | None = None
 
     @classmethod
-    def of(cls, session: Session) -> Volume:
-        """Return the file that a session has open."""
-        return cls(session.path, session.catalogue.file_id, session.max_variable_bytes)
+    def of(cls, session: Session, held: Catalogue) -> Volume:
+        """Return the file that a session has open, by its catalogue."""
+        return cls(session.path, held.file_id, session.max_variable_bytes)
 
     @contextmanager
     def open(self, *, close: bool = False) -> Iterator[Session]:
         """Open it for a moment, as `pinned`; MovedError where another file has its path now."""
         with pinned(self.path, close=close) as session:
-            if session.catalogue.file_id != self.file_id:
-                raise MovedError(f"{self.path}: another file took its place; ask again")
-            session.max_variable_bytes = self.limit
-            yield session
+            yield self._checked(session)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open it for a moment in which nothing of it changes; as `open` otherwise."""
+        with pinned(self.path) as session, session.reading():
+            yield self._checked(session)
+
+    def _checked(self, session: Session) -> Session:
+        if session.catalogue.file_id != self.file_id:
+            raise MovedError(f"{self.path}: another file took its place; ask again")
+        session.max_variable_bytes = self.limit
+        return session
 
 
 def _warn(message: str) -> None:
@@ -144,20 +153,22 @@ def find(session: Session, record_id: str) -> Found | None:
     RecordNotFoundError
         No file has it, and one that may have it is not there.
     """
-    entry = session.catalogue.find(record_id)
+    held = session.catalogue
+    entry = held.find(record_id)
     if entry is not None:
-        return Found(Volume.of(session), entry)
+        return Found(Volume.of(session, held), entry)
     moment = moment_of(record_id)
     gone = []
-    ledger = session.catalogue.ledger
+    ledger = held.ledger
     for older in reversed(ledger.before(session.path.name)):
         if not _may_have(older, moment):
             continue
         try:
             with _opened(session, ledger, older) as member:
-                entry = member.catalogue.find(record_id)
+                held = member.catalogue
+                entry = held.find(record_id)
                 if entry is not None:
-                    return Found(Volume.of(member), entry)
+                    return Found(Volume.of(member, held), entry)
         except StoreNotFoundError as error:
             gone.append(str(error))
     if gone:

@@ -382,8 +382,8 @@ class RecordSource:
 
     def _with_file(self, use: Callable[[Session], Value]) -> Value:
         """Use the file of the record, which may have been rotated since."""
-        with pinned(_path(self.path)) as session, session.reading():
-            held = session.catalogue
+        with pinned(_path(self.path)) as session, session.reading() as h5file:
+            held = session._catalogue_for(h5file)
             if held.file_id == self.file_id:
                 return use(session)
             older = held.ledger.after_rotation(self.file_id)

@@ -280,20 +280,24 @@ class Store(Answering, Kept):
             raise ReadOnlyError(
                 f"{self.path}: a view of several files is for reading; open one of them to write"
             )
-        self._here()
+        self._check_local()
+        session = self._attach()
         if self.mode == "r":
             raise ReadOnlyError(
                 f"{self.path}: opened with mode 'r'; open it with mode 'a' to write"
             )
-        return self._attach()
+        return session
 
-    def _here(self) -> Path:
-        """Return the path of the file; ReadOnlyError where it is on a server."""
+    def _check_local(self) -> None:
         if is_url(self.path):
             raise ReadOnlyError(
                 f"{self.path}: a remote file is for reading; expected a local one for this; copy "
                 "it here first"
             )
+
+    def _here(self) -> Path:
+        """Return the path of the file; ReadOnlyError where it is on a server."""
+        self._check_local()
         return self._session().path
 
     @contextmanager
