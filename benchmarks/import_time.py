@@ -25,7 +25,7 @@ def run(folder: Path, *, quick: bool) -> Table:
     with_jax = False
     for turn in range(2 if quick else 11):
         for module, measured in times.items():
-            elapsed, jax = imported(module, folder)
+            elapsed, jax = imported(module)
             with_jax |= jax and module == "neurostore"
             if turn:
                 measured.append(elapsed)
@@ -44,12 +44,11 @@ def run(folder: Path, *, quick: bool) -> Table:
     return table
 
 
-def imported(module: str, folder: Path) -> tuple[float, bool]:
+def imported(module: str) -> tuple[float, bool]:
     """Seconds to import ``module`` in a new interpreter, and whether jax came with it."""
     command = [sys.executable, "-c", SCRIPT.format(module=module)]
-    # What was compiled is kept, as it is wherever a package was installed.
+    # What was compiled in the first turn is kept, as it is wherever a package was installed.
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    kept["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=kept).stdout
     elapsed, jax = output.split()
     return float(elapsed), jax == "True"

@@ -18,7 +18,7 @@ NAME = "retrieve"
 
 def run(folder: Path, *, quick: bool) -> Table:
     """Read records all over the file, at two sizes of it, then one size against the other."""
-    few, many = (200, 2_000) if quick else (1_000, 20_000)
+    few, many = (20, 200) if quick else (1_000, 20_000)
     rounds, calls = (2, 5) if quick else (30, 20)
     table = Table(
         "Retrieve and load one spike train",
