@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -66,7 +67,7 @@ class ChunkIndex:
                 pages.append(np.frombuffer(data, dtype, entries, at).copy())
                 at = end
         found = cls(header, bytearray(data[:first]), pages, paged, whole)
-        starts, sizes = found.extents()
+        starts, sizes = found.extents
         inside = (sizes > 0) & (sizes <= size) & (starts >= 0) & (starts <= size - sizes)
         expect(bool(inside.all()))
         return found
@@ -77,18 +78,20 @@ class ChunkIndex:
         entries = sum(page.nbytes for page in self.pages)
         return _HEADER + len(self.prefix) + entries + 4 * (len(self.pages) + self.paged)
 
+    @cached_property
     def extents(self) -> tuple[Array, Array]:
-        """Return address and size of every chunk that is there."""
-        entries = np.concatenate(self.pages)
+        """Address and size of every chunk that was there when it was read."""
+        entries = np.concatenate(self.pages) if len(self.pages) > 1 else self.pages[0]
         there = entries["address"] != UNDEFINED
+        entries = entries if there.all() else entries[there]
         if entries.dtype.names == ("address",):
-            sizes = np.full(int(there.sum()), self.whole, np.int64)
+            sizes = np.full(len(entries), self.whole, np.int64)
         else:
-            raw = np.ascontiguousarray(entries["size"][there]).view(np.uint8)
-            padded = np.zeros((int(there.sum()), 8), np.uint8)
+            raw = np.ascontiguousarray(entries["size"]).view(np.uint8)
+            padded = np.zeros((len(entries), 8), np.uint8)
             padded[:, : entries.dtype["size"].itemsize] = raw.reshape(len(padded), -1)
             sizes = padded.view("<i8")[:, 0]
-        return entries["address"][there].astype(np.int64), sizes
+        return entries["address"].astype(np.int64), sizes
 
     def tell(self, places: Array) -> None:
         """Take the new addresses of the chunks that are there."""

@@ -32,7 +32,7 @@ from neurostore.writeout import WriteOut
 __all__ = ["copy_live"]
 
 #: Bytes after which it pays to sync the copy while more of it is being written.
-_AHEAD = 16 * 1024**2
+_AHEAD = 8 * 1024**2
 
 
 def copy_live(

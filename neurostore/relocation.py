@@ -13,10 +13,10 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from neurostore import globalheap
 from neurostore.chunkindex import ChunkIndex
 from neurostore.objectheader import (
     UNDEFINED,
@@ -38,12 +38,6 @@ _BATCH = 1024
 _DENSE = 32 * 1024
 #: Forms from which on records are not alike enough for this to pay.
 _MOST_FORMS = 512
-_COLLECTION = 4096
-_PER_COLLECTION = (_COLLECTION - 16) // 24
-#: An element of the global heap that holds one reference (HDF5 File Format Specification, III.E).
-_ELEMENT = np.dtype(
-    [("index", "<u2"), ("uses", "<u2"), ("", "<u4"), ("size", "<u8"), ("to", "<u8")]
-)
 _BLOCK = 8 * 1024 * 1024
 _MOST_BUFFERS = 512
 
@@ -123,6 +117,8 @@ class Relocation:
         self._forms: dict[int, list[Form]] = {}
         self._count = 0
         self._low, self._window = 0, np.empty(0, np.uint8)
+        #: What the windows of all batches are read into: fresh memory costs as much as the reading.
+        self._room = np.empty(0, np.uint8)
         self._elements: dict[int, Array] = {}
 
     def move(self, addresses: Array, step: Callable[[int], object]) -> Array:
@@ -136,7 +132,7 @@ class Relocation:
             chosen = order[first : first + _BATCH]
             found[chosen] = moved = self._batch(addresses[chosen].astype(np.int64))
             step(int(np.count_nonzero(moved)))
-        self._window = np.empty(0, np.uint8)
+        self._window = self._room = np.empty(0, np.uint8)
         return found
 
     # Reading
@@ -158,7 +154,10 @@ class Relocation:
             return
         length = min(span + _DENSE, self.size - int(addresses[0]))
         self._low = int(addresses[0])
-        self._window = np.frombuffer(_pread(self.source, length, self._low), np.uint8)
+        if self._room.size < length:
+            self._room = np.empty(length, np.uint8)
+        self._window = self._room[:length]
+        _read_into(self._window.data, self.source, self._low)
 
     def _rows(self, addresses: Array, length: int) -> Array:
         """Return what stands at the addresses, zeros beyond the end of the file."""
@@ -318,7 +317,7 @@ class Relocation:
         """Return the references in one collection of the global heap, by index; else -1."""
         known = self._elements.get(where)
         if known is None:
-            known = self._elements[where] = _references(self.read, where)
+            known = self._elements[where] = globalheap.references(self.read, where)
         return known
 
     def _find_indexes(self, groups: list[_Group], good: Array) -> None:
@@ -368,7 +367,7 @@ class Relocation:
             for row, index in group.indexes.items():
                 index.place = column[row] = base
                 base += index.length
-                extents.add(*index.extents(), index.tell)
+                extents.add(*index.extents, index.tell)
             group.put(place, column)
         return base
 
@@ -387,29 +386,30 @@ class Relocation:
         self.end = self._write_runs(list(runs), where)
 
     def _write_runs(self, runs: list[tuple[int, int]], where: int) -> int:
-        pending: list[Any] = []
-        waiting = 0
+        pending: list[memoryview] = []
         for start, length in runs:
             at = start - self._low
             if at >= 0 and at + length <= self._window.size and length < _BLOCK:
                 pending.append(self._window[at : at + length].data)
-                waiting += length
                 if len(pending) == _MOST_BUFFERS:
-                    _pwritev(self.target, pending, where, waiting)
-                    self._wrote(waiting)
-                    where, waiting, pending = where + waiting, 0, []
+                    where = self._put(pending, where)
                 continue
-            if pending:
-                _pwritev(self.target, pending, where, waiting)
-                where, waiting, pending = where + waiting, 0, []
+            where = self._put(pending, where)
             for first in range(0, length, _BLOCK):
                 size = min(_BLOCK, length - first)
                 _move_bytes(self.source, start + first, self.target, where + first, size)
                 self._wrote(size)
             where += length
+        return self._put(pending, where)
+
+    def _put(self, pending: list[memoryview], where: int) -> int:
+        """Write all that waits, which is nothing then; return where that ends."""
         if pending:
-            _pwritev(self.target, pending, where, waiting)
-            where += waiting
+            length = sum(map(len, pending))
+            _pwritev(self.target, pending, where, length)
+            self._wrote(length)
+            where += length
+            pending.clear()
         return where
 
     def _wrote(self, count: int) -> None:
@@ -497,56 +497,14 @@ def _place_heap(groups: list[_Group], base: int) -> tuple[bytes, int]:
             numbers = np.arange(count, count + len(group.records))
             count += len(numbers)
             piece, offset = place
-            group.put(place, base + numbers // _PER_COLLECTION * _COLLECTION)
-            group.put((piece, offset + 8), numbers % _PER_COLLECTION + 1, 4)
+            group.put(place, base + numbers // globalheap.PER * globalheap.SIZE)
+            group.put((piece, offset + 8), numbers % globalheap.PER + 1, 4)
     everything = np.concatenate(references) if references else np.empty(0, np.int64)
     heap = b"".join(
-        _collection(everything[first : first + _PER_COLLECTION])
-        for first in range(0, count, _PER_COLLECTION)
+        globalheap.collection(everything[first : first + globalheap.PER])
+        for first in range(0, count, globalheap.PER)
     )
     return heap, base + len(heap)
-
-
-def _collection(references: Array) -> bytes:
-    elements = np.zeros(len(references), _ELEMENT)
-    elements["index"] = np.arange(1, len(references) + 1)
-    elements["size"] = 8
-    elements["to"] = references
-    used = b"GCOL\x01\0\0\0" + _COLLECTION.to_bytes(8, "little") + elements.tobytes()
-    free = _COLLECTION - len(used)
-    if free >= 16:  # named as the element 0; less has no room for that
-        used += bytes(8) + free.to_bytes(8, "little")
-    return used.ljust(_COLLECTION, b"\0")
-
-
-def _references(read: Callable[[int, int], bytes], where: int) -> Array:
-    """Return what the elements of a collection refer to, by index; -1 for what is no reference."""
-    head = read(where, 16)
-    size = int.from_bytes(head[8:16], "little")
-    if head[:5] != b"GCOL\x01" or not 16 < size <= 16 * 1024 * 1024:
-        return np.full(1, -1, np.int64)
-    data = read(where, size)
-    elements = np.frombuffer(data, _ELEMENT, max(0, (len(data) - 16) // _ELEMENT.itemsize), 16)
-    used = elements[: int(np.append(elements["index"], 0).argmin())]
-    if len(used) and (used["size"] == 8).all():
-        found = np.full(int(used["index"].max()) + 1, -1, np.int64)
-        found[used["index"]] = used["to"]
-        return found
-    return _references_of_all_sizes(data)
-
-
-def _references_of_all_sizes(data: bytes) -> Array:
-    found = np.full(1 << 16, -1, np.int64)
-    at = 16
-    while at + 16 <= len(data):
-        index = int.from_bytes(data[at : at + 2], "little")
-        length = int.from_bytes(data[at + 8 : at + 16], "little")
-        if not index:
-            break
-        if length == 8:
-            found[index] = int.from_bytes(data[at + 16 : at + 24], "little", signed=True)
-        at += 16 + -(-length // 8) * 8
-    return found
 
 
 def _place_values(extents: _Extents, base: int) -> None:
@@ -582,18 +540,15 @@ def _pieces(buffer: Array, length: int) -> Array:
     return np.ndarray((count,), f"V{length}", buffer.data, strides=(1,))
 
 
-def _pread(fd: int, length: int, offset: int) -> bytearray:
-    buffer = bytearray(length)
-    view, done = memoryview(buffer), 0
-    while done < length:
-        got = os.preadv(fd, [view[done:]], offset + done)
+def _read_into(view: memoryview, fd: int, offset: int) -> None:
+    while view:
+        got = os.preadv(fd, [view], offset)
         if not got:
-            raise OSError(errno.EIO, f"the file ends at {offset + done}, expected {length} bytes")
-        done += got
-    return buffer
+            raise OSError(errno.EIO, f"the file ends at {offset}, expected {len(view)} bytes more")
+        view, offset = view[got:], offset + got
 
 
-def _pwritev(fd: int, buffers: list[Any], offset: int, length: int) -> None:
+def _pwritev(fd: int, buffers: list[memoryview], offset: int, length: int) -> None:
     done = os.pwritev(fd, buffers, offset)
     if done < length:  # a full disk, or a signal: the rest says which
         write_all(OsIO(), fd, memoryview(b"".join(buffers))[done:], offset + done)
@@ -608,7 +563,9 @@ def _move_bytes(source: int, start: int, target: int, where: int, length: int) -
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise
             done = min(length, _BLOCK)
-            write_all(OsIO(), target, _pread(source, done, start), where)
+            piece = bytearray(done)
+            _read_into(memoryview(piece), source, start)
+            write_all(OsIO(), target, piece, where)
         if not done:
             raise OSError(errno.EIO, f"the file ends at {start}, expected {length} bytes more")
         start, where, length = start + done, where + done, length - done

@@ -13,7 +13,7 @@ import pytest
 from samples import assert_same, record, variants
 
 import neurostore
-from neurostore import KINDS, Keep, NoSpaceError, compaction, moving, tree
+from neurostore import KINDS, Keep, NoSpaceError, compaction, globalheap, moving, tree
 from neurostore.errors import LockTimeoutError, StoreError
 
 _REFERENCES = {"DIMENSION_LIST", "REFERENCE_LIST"}
@@ -322,6 +322,26 @@ def test_what_is_not_as_it_was_written_is_left_to_hdf5(tmp_path: Path) -> None:
         assert h5file["outside"].dims[0][0] == trains["train_2.0/spike"]
         assert h5file["elsewhere"] == trains["train_1.0/spike_times"]
         assert h5py.h5a.exists(trains["train_0.0"].id, b"note")
+
+
+def test_references_in_the_global_heap_are_read_whatever_lies_between_them() -> None:
+    made = [bytes(16), b"GCOL\x01\0\0\0", (104).to_bytes(8, "little")]
+    for index, value in ((3, 700), (5, b"text of nine"), (2, 900)):
+        data = value if isinstance(value, bytes) else value.to_bytes(8, "little")
+        head = index.to_bytes(2, "little") + bytes(6) + len(data).to_bytes(8, "little")
+        made += [head, data.ljust(-(-len(data) // 8) * 8, b"\0")]
+    odd = b"".join(made).ljust(120, b"\0")
+    full = globalheap.collection(np.arange(1000, 1000 + globalheap.PER))
+
+    def known(data: bytes, where: int = 0) -> dict[int, int]:
+        found = globalheap.references(lambda at, length: data[at : at + length], where)
+        return {index: to for index, to in enumerate(found.tolist()) if to != -1}
+
+    assert known(odd, 16) == {3: 700, 2: 900}
+    assert known(full) == {n + 1: 1000 + n for n in range(globalheap.PER)}
+    assert known(globalheap.collection(np.array([7, 8]))) == {1: 7, 2: 8}
+    assert known(b"GCOL\x01\0\0\0" + (24).to_bytes(8, "little") + bytes(8)) == {}
+    assert known(bytes(64)) == {}
 
 
 def test_references_of_others_to_records_lead_to_them_after_it(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ FLOORS = {
     "rawcopy": 2.25,
     "objectheader": 2,
     "chunkindex": 2.25,
+    "globalheap": 2.25,
     "linktable": 2.25,
     "relocation": 2.5,
     "moving": 2.75,
