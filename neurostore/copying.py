@@ -22,14 +22,14 @@ from neurostore.catalogue_file import GROUP
 from neurostore.errors import DamagedError
 from neurostore.ledger import Ledger
 from neurostore.moving import Moved
-from neurostore.osio import Durability, OsIO
+from neurostore.osio import IO, Durability, OsIO, refused
 from neurostore.progress import Report
 from neurostore.rawcopy import Entangled, copy_groups
 from neurostore.rebuilding import merge, rebuild
 from neurostore.tree import H5File
 from neurostore.writeout import WriteOut
 
-__all__ = ["copy_live"]
+__all__ = ["copy_live", "written_out"]
 
 #: Bytes after which it pays to sync the copy while more of it is being written.
 _AHEAD = 8 * 1024**2
@@ -61,7 +61,7 @@ def copy_live(
         check(held)
         tree.lay(temporary, page_size)
         try:
-            with _written_out(temporary, durability) as ahead:
+            with written_out(temporary, durability) as ahead:
                 moves = partial(moving.move, ahead=ahead) if not page_size else None
                 return _copy_live(old, path, temporary, report, page_size, held, moves)
         except Entangled:
@@ -70,17 +70,30 @@ def copy_live(
 
 
 @contextmanager
-def _written_out(path: Path, durability: Durability) -> Iterator[WriteOut | None]:
-    """Let a file be synced while it is written, past whoever counts on a sync."""
+def written_out(
+    path: Path, durability: Durability, io: IO | None = None
+) -> Iterator[WriteOut | None]:
+    """Let a file be synced while it is written, past whoever counts on a sync.
+
+    Raises
+    ------
+    WriteError
+        The system could not; it says so once, and the sync that counts would not notice.
+    """
     if durability != "power":
         yield None
         return
     with path.open("r+b", buffering=0) as stream:
-        ahead = WriteOut(OsIO(), stream.fileno(), _AHEAD)
+        ahead = WriteOut(io or OsIO(), stream.fileno(), _AHEAD)
         try:
             yield ahead
         finally:
-            ahead.wait()
+            try:
+                ahead.wait()
+            except OSError as error:
+                raise refused(
+                    os.fspath(path), "syncing a new file", error, "nothing changed"
+                ) from error
 
 
 def _catalogue_of(old: H5File, path: Path) -> Catalogue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from samples import assert_same, record, variants
 
 import neurostore
-from neurostore import KINDS, Keep, NoSpaceError, compaction, globalheap, moving, tree
-from neurostore.errors import LockTimeoutError, StoreError
+from neurostore import KINDS, Keep, NoSpaceError, compaction, copying, globalheap, moving, tree
+from neurostore.errors import LockTimeoutError, StoreError, WriteError
+from neurostore.osio import OsIO
 
 _REFERENCES = {"DIMENSION_LIST", "REFERENCE_LIST"}
 _NUMBERS = {"_Netcdf4Dimid", "_Netcdf4Coordinates"}
@@ -258,10 +260,19 @@ def parts() -> list[str]:
     return [part.path for kind in KINDS.values() for part in kind.parts]
 
 
-def moved_past_hdf5(path: Path, new: Path) -> moving.Moved:
+class Told:
+    """Counts the bytes that were handed to the system."""
+
+    total = 0
+
+    def wrote(self, count: int) -> None:
+        self.total += count
+
+
+def moved_past_hdf5(path: Path, new: Path, told: Any = None) -> moving.Moved:
     tree.build(str(new))
     with h5py.File(path) as old:
-        moved = moving.move(old, path, new, parts(), lambda: None, few=0)
+        moved = moving.move(old, path, new, parts(), lambda: None, few=0, ahead=told)
     with h5py.File(new) as h5file:
         targets = moving.targets(h5file, moved)
     moving.link(new, moved, targets)
@@ -269,7 +280,10 @@ def moved_past_hdf5(path: Path, new: Path) -> moving.Moved:
 
 
 def test_every_kind_is_moved_as_bytes(path: Path, tmp_path: Path) -> None:
-    moved = moved_past_hdf5(path, tmp_path / "new.h5")
+    told = Told()
+    moved = moved_past_hdf5(path, tmp_path / "new.h5", told)
+    with neurostore.open(path, mode="r") as store:
+        assert 0.5 * store.info()["stored_bytes"] < told.total < path.stat().st_size
     before, after = walk(path), walk(tmp_path / "new.h5")
     for parent in parts():
         names = {name for name in before if name.startswith(f"{parent}/")}
@@ -280,6 +294,23 @@ def test_every_kind_is_moved_as_bytes(path: Path, tmp_path: Path) -> None:
             name.removeprefix(f"{parent}/").encode() for name in names if name.count("/") == 2
         }
         assert {name: after[name] for name in names} == {name: before[name] for name in names}
+
+
+def test_a_sync_that_failed_while_the_copy_was_written_is_reported(tmp_path: Path) -> None:
+    class Refusing(OsIO):
+        def sync(self, fd: int) -> None:
+            raise OSError(errno.EIO, "no medium")
+
+    path = tmp_path / "copy"
+    path.touch()
+
+    def write() -> None:
+        with copying.written_out(path, "power", Refusing()) as ahead:
+            assert ahead is not None
+            ahead.wrote(100 * 1024**2)
+
+    with pytest.raises(WriteError, match="syncing a new file failed: EIO"):
+        write()
 
 
 def test_what_is_not_as_it_was_written_is_left_to_hdf5(tmp_path: Path) -> None:
