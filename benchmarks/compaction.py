@@ -67,7 +67,7 @@ def run(folder: Path, *, quick: bool) -> Table:
             result = compared(full, live, ours, peer, rounds)
             table.rows.append(cost(f"{label}, {row}", result, at_most=2.0))
         for row, peer in (("encoding anew", encode), ("encoding anew by h5py", encode_by_h5py)):
-            result = compared(full, live, compact, peer, 1 if quick else 2)
+            result = compared(full, live, compact, peer, 1)
             table.rows.append(speedup(f"{label}, {row}", result, at_least=10))
         table.rows.append(bytes_row(f"{label}, size", size, fresh.stat().st_size))
         for file in (full, live, fresh):
