@@ -40,6 +40,11 @@ class _Neuro:
             )
         return open_store(path, mode, **settings)
 
+    def _stored(self, path: PathLike | None, **settings: Any) -> Store:
+        """Open a store for changing what is there: a mistyped path makes no file."""
+        self._store(path)
+        return self._store(path, "a", **settings)
+
     @property
     def kind(self) -> str | None:
         """Kind of record that this is, stamped or inferred; None if it is none.
@@ -141,7 +146,7 @@ class _Neuro:
         **options: Any,
     ) -> list[str]:
         """Remove old records; see :meth:`neurostore.Store.cleanup`."""
-        return self._store(path, "a").cleanup(retention_days, **options)
+        return self._stored(path).cleanup(retention_days, **options)
 
     def diff(self, id_a: str, id_b: str, path: PathLike | None = None) -> xr.Dataset:
         """Return what changed between two records; see :meth:`neurostore.Store.diff`."""
@@ -149,11 +154,11 @@ class _Neuro:
 
     def rotate(self, path: PathLike | None = None) -> Path:
         """Go on in a new file; see :meth:`neurostore.Store.rotate`."""
-        return self._store(path, "a").rotate()
+        return self._stored(path).rotate()
 
     def compact(self, path: PathLike | None = None, **options: Any) -> int:
         """Win back the space of removed records; see :meth:`neurostore.Store.compact`."""
-        return self._store(path, "a").compact(**options)
+        return self._stored(path).compact(**options)
 
 
 @xr.register_dataset_accessor("neuro")  # type: ignore[no-untyped-call]
@@ -222,8 +227,9 @@ class DatasetNeuro(_Neuro):
         3
         """
         ds = self._dataset()
-        if record_id is None:
-            records.examine(ds)  # before a file is made for it
+        if record_id is not None:
+            return self._stored(path, **settings).append(ds, record_id)
+        records.examine(ds)  # before a file is made for it
         return self._store(path, "a", **settings).append(ds, record_id)
 
     def refresh(self) -> xr.Dataset:

@@ -113,6 +113,22 @@ def test_lifecycle_through_the_accessor(tmp_path: Path) -> None:
     assert ds.neuro.ids() == [f"train_{new}", f"train_{new + 1}"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda neuro, path: neuro.cleanup(30, path=path),
+        lambda neuro, path: neuro.rotate(path),
+        lambda neuro, path: neuro.compact(path),
+        lambda neuro, path: neuro.append("train_1.0", path),
+    ],
+)
+def test_a_mistyped_path_makes_no_file(change: Any, tmp_path: Path) -> None:
+    ds = neurostore.spike_train([0.1], [1], timestamp=1.0)
+    with pytest.raises(neurostore.StoreNotFoundError, match=r"mistyped\.h5"):
+        change(ds.neuro, tmp_path / "mistyped.h5")
+    assert not list(tmp_path.iterdir())
+
+
 def test_data_array(tmp_path: Path) -> None:
     array = states(2.0)["states"].assign_attrs(reservoir_id="main", kind="reservoir_states")
     assert array.neuro.kind == "reservoir_states"
