@@ -36,7 +36,7 @@ def run(folder: Path, *, quick: bool) -> Table:
     )
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     for what in DATA:
-        for count in sorted({1, len(cores)} - {0}):
+        for count in sorted({1} if quick else {1, len(cores)} - {0}):
             found = measured(folder, what, 200 if quick else 2_896, count, 1 if quick else 5)
             table.rows.append(Line((what, str(count), *found)))
     return table
