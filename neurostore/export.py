@@ -65,7 +65,9 @@ def export(
     target = Path(path)
     write = FORMATS[format_of(target, to)]
     if not found:
-        raise ValidationError("no records to export; ids() lists those there are")
+        raise ValidationError(
+            "no records to export; ids() lists those there are (neurostore ls FILE)"
+        )
     with osio.completed(target, force) as unfinished:
         write(found, unfinished)
 

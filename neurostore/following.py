@@ -101,7 +101,7 @@ def parts(
         if found is None:
             raise RecordNotFoundError(
                 f"{session().path}: {record_id!r} was removed meanwhile; "
-                "ids() lists those there are"
+                "ids() lists those there are (neurostore ls FILE)"
             )
         was_there = True
         dim, finished = found
@@ -117,7 +117,8 @@ def parts(
             return
     if not was_there:
         raise RecordNotFoundError(
-            f"{session().path}: no record {record_id!r} has come; ids() lists those there are"
+            f"{session().path}: no record {record_id!r} has come; ids() lists those there are "
+            "(neurostore ls FILE)"
         )
 
 

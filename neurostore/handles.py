@@ -100,6 +100,8 @@ class Handles:
         #: One part of each structure, for the catalogue's codes.
         self._templates: dict[int, dict[str, Part]] = {}
         self._untouched = False
+        #: Whether what is left of a file that was cut short is read: for whoever checks it all.
+        self.reads_cut = False
         self._depth = 0
         #: What other threads read through while one has a batch open.
         self._aside: Any = None
@@ -198,7 +200,7 @@ class Handles:
             elif self._overlay is not None:
                 self._reader = safefile.open_h5(self._overlay, write=False)
             else:
-                self._reader = tree.open_native(self.path)
+                self._reader = tree.open_native(self.path, cut=self.reads_cut)
             with naming_damage(f"{self.path}: its root group cannot be read"):
                 self._remember_state(self._reader)
             self._reader_state = self._state()

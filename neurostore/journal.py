@@ -24,7 +24,15 @@ from neurostore.errors import StoreError
 from neurostore.names import beside
 from neurostore.osio import FLAGS, IO, Durability, OsIO, read_all, refused, write_all
 
-__all__ = ["Applying", "Journal", "journal_path", "pending", "read_journal", "recover"]
+__all__ = [
+    "Applying",
+    "Journal",
+    "journal_path",
+    "pending",
+    "read_journal",
+    "recover",
+    "stated_end",
+]
 
 Applying = Callable[[], AbstractContextManager[Any]]
 Extents = list[tuple[int, bytes]]
@@ -289,7 +297,7 @@ class _Recovery:
         self.io.unlink(self.journal)
 
     def _cut_tail(self, fd: int) -> None:
-        end = _committed_end(self.io, fd)
+        end = stated_end(self.io, fd)
         if end is not None and end < self.io.size(fd):
             with self.applying():
                 self.io.truncate(fd, end)
@@ -299,7 +307,7 @@ class _Recovery:
             self.io.sync(fd)
 
 
-def _committed_end(io: IO, fd: int) -> int | None:
+def stated_end(io: IO, fd: int) -> int | None:
     """End of file as the superblock states it; None where that cannot be trusted.
 
     Superblocks of version 2 and 3 (HDF5 file format specification, II.A): signature, version,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from neurostore.journal import read_journal
+from neurostore.journal import read_journal, stated_end
 from neurostore.names import beside
 from neurostore.osio import FLAGS, IO, OsIO, read_all, refused
 
@@ -195,6 +195,8 @@ class Overlay(View):
         The data file.
     finished
         Whether the journal is laid over it; False shows the file as it is.
+    whole
+        Whether zeros stand for what the file lacks, if it was cut short: HDF5 opens no such file.
     io
         The operations of the operating system.
 
@@ -205,12 +207,19 @@ class Overlay(View):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, finished: bool = True, io: IO | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        finished: bool = True,
+        whole: bool = False,
+        io: IO | None = None,
     ) -> None:
         io = io or OsIO()
         super().__init__(os.path.realpath(os.fspath(path)), os.O_RDONLY, io)
         journal = read_journal(io, beside(self.path, "-journal"))[1] if finished else None
         self._end = io.size(self._fd)
+        if whole:
+            self._end = max(self._end, stated_end(io, self._fd) or 0)
         if journal is not None and journal.verdict(io, self._fd) == "apply":
             self._end = journal.new_end
             for offset, data in journal.extents:

@@ -150,8 +150,8 @@ def _hint(view: View, record_id: str) -> str:
         known = [entry.id for held in catalogues for entry in held.entries()]
         close = difflib.get_close_matches(record_id, known, 1)
         if close:
-            return f"is {close[0]!r} meant? ids() lists the records there are"
-    return "ids() lists the records there are"
+            return f"is {close[0]!r} meant? ids() lists the records there are (neurostore ls FILE)"
+    return "ids() lists the records there are (neurostore ls FILE)"
 
 
 def retrieve(view: View, record_id: str, load: bool | str = False) -> xr.Dataset:

@@ -141,7 +141,7 @@ class Recorder:
         if found is None:
             raise RecordNotFoundError(
                 f"{session.path}: no record {record_id!r} to go on with; "
-                "ids() lists those there are"
+                "ids() lists those there are (neurostore ls FILE)"
             )
         volume, entry = found
         if volume.file_id != session.catalogue.file_id:

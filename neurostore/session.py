@@ -241,7 +241,7 @@ class Session(OpenFile):
         if found is None:
             raise RecordNotFoundError(
                 f"{self.path}: the record {entry.id!r} was removed meanwhile; "
-                "ids() lists those there are"
+                "ids() lists those there are (neurostore ls FILE)"
             )
         return found
 
@@ -424,7 +424,7 @@ class RecordSource:
         if not held.holds(self.record_id, self.serial):
             raise RecordNotFoundError(
                 f"{self.path}: the record {self.record_id!r} was removed after it was opened; "
-                "ids() lists those there are"
+                "ids() lists those there are (neurostore ls FILE)"
             )
 
 

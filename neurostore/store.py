@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import xarray as xr
@@ -471,7 +471,7 @@ class Store(Answering, Kept):
 
     def follow(
         self,
-        record_id: str | None = None,
+        record_id: str | EllipsisType | None = ...,
         *,
         kind: str | None = None,
         name: str | None = None,
@@ -489,7 +489,7 @@ class Store(Answering, Kept):
         Parameters
         ----------
         record_id
-            The record to follow.
+            The record to follow; left out, every new one.
         kind, name
             What new records have to be.
         interval
@@ -518,8 +518,13 @@ class Store(Answering, Kept):
         if self._joint:
             raise ValidationError(f"{self.path}: several files; follow one of them")
         patience = Patience(interval, timeout, stop or (lambda: False))
-        if record_id is None:
+        if isinstance(record_id, EllipsisType):
             return new_records(self._session, self.retrieve, kind, name, patience)
+        if not isinstance(record_id, str):
+            raise ValidationError(
+                f"follow: the id is {record_id!r}, expected a str; a recorder knows its record's "
+                "from the first commit on; leave the id out to follow every new record"
+            )
         if kind is not None or name is not None:
             raise ValidationError("follow: an id says it all; leave out kind and name")
         return parts(self._session, self.retrieve, record_id, patience)

@@ -49,7 +49,9 @@ from neurostore.errors import (
     StoreNotFoundError,
 )
 from neurostore.growing import Grower
+from neurostore.journal import stated_end
 from neurostore.ledger import Ledger
+from neurostore.osio import OsIO
 from neurostore.overlay import Overlay
 from neurostore.rebuilding import rebuild
 from neurostore.records import Piece
@@ -68,6 +70,7 @@ __all__ = [
     "check_signature",
     "chunks",
     "created_at",
+    "cut_short",
     "fill_values",
     "grows",
     "has",
@@ -130,11 +133,20 @@ def check_signature(path: Path) -> None:
         raise NotAStoreError(f"{path}: expected an HDF5 file; this one {said}")
 
 
-def open_native(path: Path) -> H5File:
+def cut_short(path: Path) -> str:
+    """Say how much of a file is there that is shorter than HDF5 left it; empty for a whole one."""
+    with path.open("rb", buffering=0) as stream:
+        there = os.fstat(stream.fileno()).st_size
+        stated = stated_end(OsIO(), stream.fileno()) or 0
+    return f"cut short: {there:,} of {stated:,} bytes are there" if there < stated else ""
+
+
+def open_native(path: Path, *, cut: bool = False) -> H5File:
     """Open for reading with HDF5's own driver and its default locking.
 
     Where this process has the file open already, through h5py or by another thread, HDF5 would
     give that one again, with what it knew of the file then: it is opened through Python instead.
+    With ``cut``, a file that was cut short is opened, too, with zeros for what is missing.
     """
     try:
         h5file = h5py.File(path, "r")
@@ -149,6 +161,14 @@ def open_native(path: Path) -> H5File:
             raise LockTimeoutError(
                 f"{path}: another program has the file open for writing, and keeps readers out by "
                 "HDF5's own lock; expected none; close it there first"
+            ) from error
+        said = cut_short(path)
+        if said and cut:
+            return safefile.open_h5(Overlay(path, finished=False, whole=True), write=False)
+        if said:
+            raise DamagedError(
+                f"{path}: {said}; copy it once more from where it came from, or save the records "
+                "that can still be found with store.repair (neurostore repair FILE -o NEW)"
             ) from error
         raise NotAStoreError(
             f"{path}: expected an HDF5 file; HDF5 cannot open this one: {error}"

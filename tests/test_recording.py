@@ -961,6 +961,11 @@ def test_new_records_come_in_the_order_of_storing(tmp_path: Path) -> None:
             store.follow(kind="spikes")
         with pytest.raises(ValidationError, match="leave out kind"):
             store.follow("train_1.0", kind="spike_train")
+        with store.record("spike_train", timestamp=70.0) as rec:  # it has no id before it has rows
+            with pytest.raises(ValidationError, match="first commit"):
+                store.follow(rec.id)
+            rec.append([0.1], [1])
+            assert rec.id is not None
 
 
 def test_another_process_follows_to_the_end(tmp_path: Path) -> None:

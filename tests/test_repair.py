@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_a_group_of_the_tree(helper: Helper, path: Path) -> None:
     assert {record.kind for record in done.lost} == {"plasticity_trace"}
     with neurostore.open(target, "r") as store:
         assert len(store.ids()) == 9
+
+
+def test_a_file_that_was_cut_short(helper: Helper, path: Path) -> None:
+    whole = shutil.copy(path, path.with_name("whole.h5"))
+    os.truncate(path, path.stat().st_size - 10)
+    with (
+        neurostore.open(path) as store,
+        pytest.raises(DamagedError, match=r"cut short: .* bytes are there; .*neurostore repair"),
+    ):
+        store.ids()
+    assert "cut short" in str(checked(helper, path))
+    done, target = repaired(helper, path)
+    assert done.copied
+    assert_same_records(helper, Path(whole), target, {record.id for record in done.lost})
 
 
 @pytest.mark.parametrize("edit", [remove_a_part, repeat_a_number])

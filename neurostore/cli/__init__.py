@@ -3,8 +3,9 @@
 It parses, delegates and prints, and knows the store by its public methods alone.
 
 Exit status: 0, all is well; 1, something wrong was found, or an error of neurostore or of the
-system, said in one line on the standard error; 2, the command was not understood; 75, another
-process was writing all the time, try again later; 130, stopped by Ctrl-C.
+system, said in one line on the standard error, or whoever read the output left before its end; 2,
+the command was not understood; 75, another process was writing all the time, try again later; 130,
+stopped by Ctrl-C.
 """
 
 from __future__ import annotations

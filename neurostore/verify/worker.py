@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from neurostore import salvage, schema, soundness
-from neurostore.session import attach
+from neurostore import salvage, schema, soundness, tree
+from neurostore.session import Session, attach
 
 __all__ = ["main"]
 
@@ -50,14 +50,23 @@ def _limit_memory(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
 
 
+def _opened(path: str) -> Session:
+    """Return the session of a file, of which the end may be missing."""
+    session = attach(Path(path), "r")
+    session.reads_cut = True
+    return session
+
+
 def _contents(path: str) -> dict[str, Any]:
     """Return what the catalogue says; an error where the file cannot be opened at all."""
     try:
-        with attach(Path(path), "r").reading() as h5file:
+        with _opened(path).reading() as h5file:
             held, found = soundness.check_catalogue(h5file)
             known = None if held is None else [asdict(row) for row in soundness.rows_of(held)]
             older = [] if held is None else [o.name for o in held.ledger.before(Path(path).name)]
             others = salvage.other_groups(h5file)
+            if said := tree.cut_short(Path(path)):
+                found.add("file", "", "", said)
             return {"rows": known, "older": older, "others": others, **_found(found)}
     except Exception as error:  # noqa: BLE001 (whatever it is, it is about the file)
         return {"error": str(error) or type(error).__name__}
@@ -66,7 +75,7 @@ def _contents(path: str) -> dict[str, Any]:
 def _in_tree(path: str, kind: str) -> dict[str, Any]:
     """Return what the groups of one kind say."""
     try:
-        with attach(Path(path), "r").reading() as h5file:
+        with _opened(path).reading() as h5file:
             rows = soundness.rows_in_tree(h5file, schema.kind_of(kind))
             return {"rows": [asdict(row) for row in rows]}
     except Exception as error:  # noqa: BLE001 (whatever it is, it is about these groups)
@@ -75,7 +84,7 @@ def _in_tree(path: str, kind: str) -> dict[str, Any]:
 
 def _record(path: str, row: dict[str, Any]) -> dict[str, Any]:
     found = soundness.Checked()
-    with found.noting("structure", ""), attach(Path(path), "r").reading() as h5file:
+    with found.noting("structure", ""), _opened(path).reading() as h5file:
         found = soundness.check_record(h5file, soundness.Row(**row))
     return _found(found)
 
@@ -96,7 +105,7 @@ def _copy(
     path: str, target: str, rows: list[dict[str, Any]], first_number: int, rehash: bool
 ) -> int:
     told = [soundness.Row(**row) for row in rows]
-    with attach(Path(path), "r").reading() as h5file:
+    with _opened(path).reading() as h5file:
         return salvage.copy(h5file, target, told, first_number, rehash)
 
 
