@@ -57,12 +57,22 @@ class _Neuro:
         return kind.name if kind is not None else None
 
     def validate(self) -> None:
-        """Raise ValidationError with everything that keeps this from being stored."""
+        """Raise ValidationError with everything that keeps this from being stored.
+
+        >>> import neurostore
+        >>> neurostore.spike_train([0.1], [1], timestamp=0.0).neuro.validate()
+        """
         records.examine(self._dataset())
 
     @property
     def metadata(self) -> Any:
-        """The JSON that was kept with the record; ``{}`` where there is none."""
+        """The JSON that was kept with the record; ``{}`` where there is none.
+
+        >>> import neurostore
+        >>> ds = neurostore.spike_train([0.1], [1], timestamp=0.0, metadata={"subject": "a"})
+        >>> ds.neuro.metadata
+        {'subject': 'a'}
+        """
         ds = self._dataset()
         row = schema.KINDS.get(str(ds.attrs.get("kind")))
         text = ds.attrs.get(row.details if row is not None else "metadata")
@@ -93,7 +103,14 @@ class _Neuro:
     def retrieve(
         self, record_id: str, path: PathLike | None = None, *, chunks: Chunks = None
     ) -> xr.Dataset:
-        """Return a record of the same file, lazily; see :meth:`neurostore.Store.retrieve`."""
+        """Return a record of the same file, lazily; see :meth:`neurostore.Store.retrieve`.
+
+        >>> import neurostore
+        >>> first, more = (neurostore.spike_train([0.1], [1], timestamp=t) for t in (1.0, 2.0))
+        >>> _ = first.neuro.store(tmp / "run.h5"), more.neuro.store(tmp / "run.h5")
+        >>> first.neuro.retrieve("train_2.0", tmp / "run.h5").sizes["spike"]
+        1
+        """
         return self._store(path).retrieve(record_id, chunks=chunks)
 
     def ids(
@@ -105,7 +122,14 @@ class _Neuro:
         name: str | None = None,
         path: PathLike | None = None,
     ) -> list[str]:
-        """Return ids in time order; see :meth:`neurostore.Store.ids`."""
+        """Return ids in time order; see :meth:`neurostore.Store.ids`.
+
+        >>> import neurostore
+        >>> first, more = (neurostore.spike_train([0.1], [1], timestamp=t) for t in (1.0, 2.0))
+        >>> _ = first.neuro.store(tmp / "run.h5"), more.neuro.store(tmp / "run.h5")
+        >>> first.neuro.ids(path=tmp / "run.h5")
+        ['train_1.0', 'train_2.0']
+        """
         return self._store(path).ids(kind, start, end, name=name)
 
     def range(
@@ -119,7 +143,14 @@ class _Neuro:
         chunks: Chunks = None,
         path: PathLike | None = None,
     ) -> xr.Dataset:
-        """Return many records as one Dataset; see :meth:`neurostore.Store.range`."""
+        """Return many records as one Dataset; see :meth:`neurostore.Store.range`.
+
+        >>> import neurostore
+        >>> first, more = (neurostore.spike_train([0.1], [1], timestamp=t) for t in (1.0, 2.0))
+        >>> _ = first.neuro.store(tmp / "run.h5"), more.neuro.store(tmp / "run.h5")
+        >>> first.neuro.range("spike_train", 0, 5, path=tmp / "run.h5").sizes["spike"]
+        2
+        """
         return self._store(path).range(kind, start, end, name=name, join=join, chunks=chunks)
 
     def catalogue(
@@ -131,11 +162,25 @@ class _Neuro:
         name: str | None = None,
         path: PathLike | None = None,
     ) -> xr.Dataset:
-        """Return the table of records; see :meth:`neurostore.Store.catalogue`."""
+        """Return the table of records; see :meth:`neurostore.Store.catalogue`.
+
+        >>> import neurostore
+        >>> first, more = (neurostore.spike_train([0.1], [1], timestamp=t) for t in (1.0, 2.0))
+        >>> _ = first.neuro.store(tmp / "run.h5"), more.neuro.store(tmp / "run.h5")
+        >>> first.neuro.catalogue(path=tmp / "run.h5").sizes["record"]
+        2
+        """
         return self._store(path).catalogue(kind, start, end, name=name)
 
     def info(self, path: PathLike | None = None) -> dict[str, Any]:
-        """Return what is to be known of the file; see :meth:`neurostore.Store.info`."""
+        """Return what is to be known of the file; see :meth:`neurostore.Store.info`.
+
+        >>> import neurostore
+        >>> first, more = (neurostore.spike_train([0.1], [1], timestamp=t) for t in (1.0, 2.0))
+        >>> _ = first.neuro.store(tmp / "run.h5"), more.neuro.store(tmp / "run.h5")
+        >>> first.neuro.info(tmp / "run.h5")["records"]["spike_train"]
+        2
+        """
         return self._store(path).info()
 
     def cleanup(
@@ -145,19 +190,48 @@ class _Neuro:
         path: PathLike | None = None,
         **options: Any,
     ) -> list[str]:
-        """Remove old records; see :meth:`neurostore.Store.cleanup`."""
+        """Remove old records; see :meth:`neurostore.Store.cleanup`.
+
+        >>> import neurostore
+        >>> first, more = (neurostore.spike_train([0.1], [1], timestamp=t) for t in (1.0, 2.0))
+        >>> _ = first.neuro.store(tmp / "run.h5"), more.neuro.store(tmp / "run.h5")
+        >>> first.neuro.cleanup(1, now=100_000, model_time=True, path=tmp / "run.h5")
+        ['train_1.0', 'train_2.0']
+        """
         return self._stored(path).cleanup(retention_days, **options)
 
     def diff(self, id_a: str, id_b: str, path: PathLike | None = None) -> xr.Dataset:
-        """Return what changed between two records; see :meth:`neurostore.Store.diff`."""
+        """Return what changed between two records; see :meth:`neurostore.Store.diff`.
+
+        >>> import neurostore
+        >>> first, more = (neurostore.spike_train([0.1], [1], timestamp=t) for t in (1.0, 2.0))
+        >>> _ = first.neuro.store(tmp / "run.h5"), more.neuro.store(tmp / "run.h5")
+        >>> changed = first.neuro.diff("train_1.0", "train_2.0", tmp / "run.h5")
+        >>> changed.sizes["spike"]
+        0
+        """
         return self._store(path).diff(id_a, id_b)
 
     def rotate(self, path: PathLike | None = None) -> Path:
-        """Go on in a new file; see :meth:`neurostore.Store.rotate`."""
+        """Go on in a new file; see :meth:`neurostore.Store.rotate`.
+
+        >>> import neurostore
+        >>> first, more = (neurostore.spike_train([0.1], [1], timestamp=t) for t in (1.0, 2.0))
+        >>> _ = first.neuro.store(tmp / "run.h5"), more.neuro.store(tmp / "run.h5")
+        >>> first.neuro.rotate(tmp / "run.h5").exists()
+        True
+        """
         return self._stored(path).rotate()
 
     def compact(self, path: PathLike | None = None, **options: Any) -> int:
-        """Win back the space of removed records; see :meth:`neurostore.Store.compact`."""
+        """Win back the space of removed records; see :meth:`neurostore.Store.compact`.
+
+        >>> import neurostore
+        >>> first, more = (neurostore.spike_train([0.1], [1], timestamp=t) for t in (1.0, 2.0))
+        >>> _ = first.neuro.store(tmp / "run.h5"), more.neuro.store(tmp / "run.h5")
+        >>> first.neuro.compact(tmp / "run.h5") >= 0
+        True
+        """
         return self._stored(path).compact(**options)
 
 
@@ -239,6 +313,17 @@ class DatasetNeuro(_Neuro):
         ------
         ValidationError
             This did not come from a store as one record.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> with store.record("spike_train", timestamp=0.0) as rec:
+        ...     rec.append([0.1], [1])
+        ...     ds = store.retrieve(rec.id)
+        ...     rec.append([0.2, 0.3], [1, 2])
+        >>> ds.sizes["spike"], ds.neuro.refresh().sizes["spike"]
+        (1, 3)
         """
         record_id = self._obj.encoding.get("id")
         if record_id is None:
@@ -248,11 +333,27 @@ class DatasetNeuro(_Neuro):
         return self._store(None).retrieve(record_id)
 
     def synapses(self, pre: Any = None, post: Any = None, *, name: str | None = None) -> xr.Dataset:
-        """Return synapses by their neurons; see :func:`neurostore.matrices.synapses`."""
+        """Return synapses by their neurons; see :func:`neurostore.matrices.synapses`.
+
+        >>> import neurostore
+        >>> import numpy as np
+        >>> weights = np.array([[0.0, 0.5], [0.0, 0.0]])
+        >>> ds = neurostore.network_snapshot(weights > 0, weights, timestamp=0.0)
+        >>> ds.neuro.synapses(pre=0).sizes["synapse"]
+        1
+        """
         return matrices.synapses(self._dataset(), pre, post, name)
 
     def to_scipy(self, name: str) -> Any:
-        """Return a matrix as ``csr_array``; see :func:`neurostore.matrices.to_scipy`."""
+        """Return a matrix as ``csr_array``; see :func:`neurostore.matrices.to_scipy`.
+
+        >>> import neurostore
+        >>> import numpy as np
+        >>> weights = np.array([[0.0, 0.5], [0.0, 0.0]])
+        >>> ds = neurostore.network_snapshot(weights > 0, weights, timestamp=0.0)
+        >>> ds.neuro.to_scipy("weights").nnz
+        1
+        """
         return matrices.to_scipy(self._dataset(), name)
 
     def to_sparse(self, name: str) -> Any:
@@ -260,11 +361,27 @@ class DatasetNeuro(_Neuro):
         return matrices.to_pydata(self._dataset(), name)
 
     def to_bcoo(self, name: str) -> Any:
-        """Return a matrix as JAX's ``BCOO``; see :func:`neurostore.matrices.to_bcoo`."""
+        """Return a matrix as JAX's ``BCOO``; see :func:`neurostore.matrices.to_bcoo`.
+
+        >>> import neurostore
+        >>> import numpy as np
+        >>> weights = np.array([[0.0, 0.5], [0.0, 0.0]])
+        >>> ds = neurostore.network_snapshot(weights > 0, weights, timestamp=0.0)
+        >>> ds.neuro.to_bcoo("adjacency").nse
+        1
+        """
         return matrices.to_bcoo(self._dataset(), name)
 
     def to_dense(self) -> xr.Dataset:
-        """Return this with dense matrices; see :func:`neurostore.matrices.to_dense`."""
+        """Return this with dense matrices; see :func:`neurostore.matrices.to_dense`.
+
+        >>> import neurostore
+        >>> import numpy as np
+        >>> weights = np.array([[0.0, 0.5], [0.0, 0.0]])
+        >>> ds = neurostore.network_snapshot(weights > 0, weights, timestamp=0.0)
+        >>> ds.neuro.to_dense()["weights"].dims
+        ('pre', 'post')
+        """
         return matrices.to_dense(self._dataset())
 
     def to_jax(self) -> dict[str, Any]:
@@ -274,6 +391,14 @@ class DatasetNeuro(_Neuro):
         ------
         ValidationError
             JAX would narrow a dtype (64-bit values without ``jax_enable_x64``).
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> import numpy as np
+        >>> states = neurostore.reservoir_states(np.ones((1, 3), "f4"), "main", timestamp=0.0)
+        >>> states[["states"]].drop_vars(["timestamp", "time"]).neuro.to_jax()["states"].shape
+        (1, 3)
         """
         from neurostore.jaxio import to_jax
 
@@ -295,7 +420,14 @@ class DataArrayNeuro(_Neuro):
         return ds
 
     def store(self, path: PathLike | None = None, **settings: Any) -> str:
-        """Store this variable as a record; see :meth:`DatasetNeuro.store`."""
+        """Store this variable as a record; see :meth:`DatasetNeuro.store`.
+
+        >>> import neurostore
+        >>> ds = neurostore.reservoir_states([[0.5, 0.1]], "main", timestamp=2.0)
+        >>> states = ds["states"].assign_attrs(kind="reservoir_states", reservoir_id="main")
+        >>> states.neuro.store(tmp / "run.h5")
+        'main_2.0'
+        """
         record = records.examine(self._dataset())  # before a file is made for it
         return self._store(path, "a", **settings).store(record)
 
@@ -316,6 +448,13 @@ class DataTreeNeuro(_Neuro):
         return ds
 
     def store(self, path: PathLike | None = None, **settings: Any) -> dict[str, str]:
-        """Store every node that is a record; return the ids by node path."""
+        """Store every node that is a record; return the ids by node path.
+
+        >>> import neurostore
+        >>> import xarray as xr
+        >>> spikes = neurostore.spike_train([0.1], [1], timestamp=1.0)
+        >>> xr.DataTree.from_dict({"/a": spikes}).neuro.store(tmp / "run.h5")
+        {'/a': 'train_1.0'}
+        """
         examined = records.examine_tree(self._obj)
         return self._store(path, "a", **settings).store_tree(examined)

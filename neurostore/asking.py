@@ -207,6 +207,14 @@ class Answering:
             ``mask_and_scale``, ``decode_times`` and the other decoding options of
             `xarray.open_dataset`.  With any of them, a part of a record is decoded by xarray's
             rules as well, as ``engine="h5netcdf"`` would.  A bare dataset is read as it is.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> _ = store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
+        >>> store.open_group("spike_trains/raw_data/train_12.5").sizes["spike"]
+        2
         """
         foreign.check_options(decoding)
         ds = self._ask(querying.open_group, address, decoding)
@@ -219,6 +227,14 @@ class Answering:
         ``end``, ``file_size``, ``stored_bytes`` and ``logical_bytes`` (of the values, on disk and
         in memory), ``compression_ratio``, ``dead_bytes`` (about what compaction would win),
         ``files`` and ``per_file``, ``versions`` and ``schema_versions``.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> _ = store.store(neurostore.spike_train([0.1], [1], timestamp=12.5))
+        >>> store.info()["records"]["spike_train"]
+        1
         """
         return self._ask(summary.info)
 

@@ -124,7 +124,7 @@ def _storing(kind: Kind) -> Callable[..., str]:
         storage: HDF5Storage = taken["self"]
         return storage.store.store(made)
 
-    summary = f"Store {_spoken(kind)}; return its id."
+    summary = f"Store {_spoken(kind)}, as :func:`neurostore.{kind.name}` has it; return its id."
     return _named(method, f"store_{kind.name}", signature, summary)
 
 
@@ -287,7 +287,7 @@ class HDF5Storage(_ByKind):
     file_path
         The file; it is made if it is not there, with its folder.
     compression
-        ``"gzip"``, ``"zstd"`` (with the extra ``neurostore[zstd]``), ``"lzf"``, ``"szip"`` or None.
+        ``"gzip"``, ``"zstd"`` (with the extra ``zstd``), ``"lzf"``, ``"szip"`` or None.
     compression_opts
         Level of gzip, 0 to 9, or of zstd, 1 to 22; the others have none and ignore it.
     chunk_size
@@ -349,7 +349,13 @@ class HDF5Storage(_ByKind):
         return self._store
 
     def get_file_info(self) -> dict[str, Any]:
-        """Return path and size of the file; counts, times and bytes over its whole series."""
+        """Return path and size of the file; counts, times and bytes over its whole series.
+
+        >>> storage = HDF5Storage(tmp / "run.h5")
+        >>> _ = storage.store_spike_train(12.5, [0.1, 0.3], [1, 3])
+        >>> storage.get_file_info()["records"]["spike_train"]
+        1
+        """
         info = self._store.info()
         return {
             "file_path": str(self.file_path),
@@ -361,20 +367,45 @@ class HDF5Storage(_ByKind):
         } | {name: info[name] for name in _OF_SERIES}
 
     def compact_file(self) -> bool:
-        """Write the file anew without removed records; return True."""
+        """Write the file anew without removed records; return True.
+
+        >>> storage = HDF5Storage(tmp / "run.h5")
+        >>> _ = storage.store_spike_train(12.5, [0.1, 0.3], [1, 3])
+        >>> storage.compact_file()
+        True
+        """
         self._store.compact()
         return True
 
     def rotate_file(self) -> Path:
-        """Close the file off under a new name and go on in an empty one; return the new name."""
+        """Close the file off under a new name and go on in an empty one; return the new name.
+
+        >>> storage = HDF5Storage(tmp / "run.h5")
+        >>> _ = storage.store_spike_train(12.5, [0.1, 0.3], [1, 3])
+        >>> storage.rotate_file().exists()
+        True
+        """
         return self._store.rotate()
 
     def check_file_size(self) -> bool:
-        """Return whether the file was rotated for its size: now, or since the last call."""
+        """Return whether the file was rotated for its size: now, or since the last call.
+
+        >>> storage = HDF5Storage(tmp / "run.h5")
+        >>> _ = storage.store_spike_train(12.5, [0.1, 0.3], [1, 3])
+        >>> storage.check_file_size()
+        False
+        """
         return self._store.check_size()
 
     def cleanup_old_data(self, retention_days: float) -> int:
-        """Remove records older than ``retention_days`` days; return how many went."""
+        """Remove records older than ``retention_days`` days; return how many went.
+
+        >>> storage = HDF5Storage(tmp / "run.h5")
+        >>> storage.store_spike_train(1_000_000_000.0, [0.1], [1])
+        'train_1000000000.0'
+        >>> storage.cleanup_old_data(30)
+        1
+        """
         return len(self._store.cleanup(retention_days))
 
     @contextmanager

@@ -33,6 +33,6 @@ def needs(extra: str, what: str) -> Iterator[None]:
             raise
         raise MissingPackageError(
             f"{what} needs {error.name}, which is not installed; "
-            f"pip install 'neurostore[{extra}]' brings it",
+            f"pip install '.[{extra}]', in the folder of neurostore, brings it",
             name=error.name,
         ) from error

@@ -76,7 +76,7 @@ def open(  # noqa: A001 (neurostore.open, as gzip.open)
         a new file and fails where there is one.
     compression, compression_opts
         ``"gzip"`` with a level from 0 to 9, ``"zstd"`` with one from 1 to 22 (it needs the extra
-        ``neurostore[zstd]``), ``"lzf"``, ``"szip"`` or None.
+        ``zstd``), ``"lzf"``, ``"szip"`` or None.
     chunk_size
         A chunk of a variable holds at most ``64 * chunk_size`` values.
     max_file_size
@@ -362,6 +362,13 @@ class Store(Answering, Kept):
         ------
         ValidationError
             Names everything that keeps ``ds`` from being a record; the file is as it was.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
+        'train_12.5'
         """
         record = ds if isinstance(ds, records.Record) else records.examine(ds)
         # Begun before the file is opened and locked: both take a while, and other processors idle.
@@ -371,7 +378,16 @@ class Store(Answering, Kept):
             return session.put(record, self._layout, taken, ahead=ahead)
 
     def store_tree(self, tree: xr.DataTree | Mapping[str, records.Record]) -> dict[str, str]:
-        """Store every record node of ``tree`` in one commit; return the ids by node path."""
+        """Store every record node of ``tree`` in one commit; return the ids by node path.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> import xarray as xr
+        >>> nodes = {f"/{t}": neurostore.spike_train([0.1], [1], timestamp=t) for t in (1.0, 2.0)}
+        >>> neurostore.open(tmp / "run.h5").store_tree(xr.DataTree.from_dict(nodes))
+        {'/1.0': 'train_1.0', '/2.0': 'train_2.0'}
+        """
         examined = records.examine_tree(tree) if isinstance(tree, xr.DataTree) else tree
         with self._writing() as session:
             taken = series.given_elsewhere(session)
@@ -379,7 +395,18 @@ class Store(Answering, Kept):
 
     @contextmanager
     def batch(self) -> Iterator[Self]:
-        """Make what is stored inside one commit; an exception leaves nothing of it."""
+        """Make what is stored inside one commit; an exception leaves nothing of it.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> with store.batch():
+        ...     for step in range(3):
+        ...         _ = store.store(neurostore.spike_train([0.1], [1], timestamp=step))
+        >>> store.ids()
+        ['train_0.0', 'train_1.0', 'train_2.0']
+        """
         with self._writing():
             yield self
 
@@ -534,6 +561,15 @@ class Store(Answering, Kept):
         """Give the open ``h5py.File`` for reading; nothing of it may be kept for later.
 
         Of a series it is the newest file.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> _ = store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
+        >>> with store.h5file() as h5file:
+        ...     print(h5file["spike_trains/raw_data/train_12.5/neuron_ids"][:])
+        [1 3]
         """
         if self._joint:
             raise ReadOnlyError(f"{self.path}: there are several files; open one of them")
@@ -574,6 +610,16 @@ class Store(Answering, Kept):
         """Rotate the file if it is past its size; tell whether it was rotated for that.
 
         A commit does the same by itself.  True also says that one did since the last call.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5", max_records=1)
+        >>> store.check_size()
+        False
+        >>> _ = store.store(neurostore.spike_train([0.1], [1], timestamp=12.5))
+        >>> store.check_size()
+        True
         """
         rotated = again(lambda: self._rotate(self._writable(), self._is_full)) is not None
         rotated, self._was_rotated = rotated or self._was_rotated, False

@@ -66,6 +66,18 @@ def test_export_writes_what_is_chosen(run_h5: Path, tmp_path: Path) -> None:
     assert invoke("export", run_h5, target, "--to", "matlab").exit_code == 2
 
 
+def test_publish_refers_to_the_records_of_sealed_files(tmp_path: Path) -> None:
+    path, target = tmp_path / "run.h5", tmp_path / "run.json"
+    with neurostore.open(path, durability="process") as store:
+        store.store(neurostore.spike_train([0.1], [1], timestamp=1.0))
+        store.rotate()
+        store.store(neurostore.spike_train([0.1], [1], timestamp=2.0))
+    assert invoke("publish", path, target).stdout == f"{target}: 1 record\n"
+    assert any("train_1.0" in key for key in json.loads(target.read_text())["refs"])
+    assert isinstance(invoke("publish", path, target).exception, neurostore.StoreExistsError)
+    assert parsed("publish", path, target, "--unsealed", "--force")["records"] == 2
+
+
 def test_plot_makes_a_picture(run_h5: Path, tmp_path: Path) -> None:
     for name, *chosen in (
         ("run.png",),

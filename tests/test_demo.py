@@ -128,7 +128,7 @@ def test_without_matplotlib_it_says_how_to_get_the_picture(tmp_path: Path) -> No
         text=True,
         check=True,
     )
-    assert "pip install 'neurostore[plot]'" in done.stdout
+    assert "pip install '.[plot]'" in done.stdout
     assert not (tmp_path / "demo.png").exists()
 
 

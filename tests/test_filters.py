@@ -905,7 +905,7 @@ import neurostore
 try:
     neurostore.open(sys.argv[1], compression="zstd")
 except ImportError as error:
-    assert "pip install 'neurostore[zstd]'" in str(error)
+    assert "pip install '.[zstd]'" in str(error)
 else:
     raise AssertionError
 """

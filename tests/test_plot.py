@@ -409,4 +409,4 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path) -> None:
         check=True,
         timeout=120,
     )
-    assert "pip install 'neurostore[plot]'" in done.stdout
+    assert "pip install '.[plot]'" in done.stdout

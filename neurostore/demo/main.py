@@ -183,7 +183,7 @@ def _draw(store: Store, experiment: Experiment, path: str | Path | None) -> str 
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != "matplotlib":
             raise
-        print("no picture: matplotlib is missing; pip install 'neurostore[plot]'")
+        print("no picture: matplotlib is missing; pip install '.[plot]' brings it")
         return None
     return str(path)
 

@@ -132,7 +132,7 @@ def check_options(compression: Any, compression_opts: Any) -> tuple[str | None, 
     ----------
     compression : {"gzip", "lzf", "szip", "zstd"} or None
         Compression filter; None stores the values as they are, with a checksum. "zstd" needs the
-        extra ``neurostore[zstd]``, so that h5py can read what is written.
+        extra ``zstd``, so that h5py can read what is written.
     compression_opts : int or None
         Level of gzip, 0 to 9, None meaning 4 as in h5py; level of zstd, 1 to 22, None meaning 3.
         The other filters have no level and ignore it.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["curve", "evolution", "histogram", "moments", "traces"]
 
+#: Dimensions whose neighbours have nothing to do with each other.
+_UNORDERED = frozenset({"neuron", "pre", "post", *schema.GATHERED})
 #: Points of a curve; a printed panel has fewer dots.
 _MOST = 4_000
 #: Curves that can be told apart.
@@ -31,6 +33,8 @@ _QUANTILES = (0.05, 0.95)
 
 def curve(da: xr.DataArray, ax: Axes, *, most: int = _MOST, **style: Any) -> Line2D:
     """Draw a 1-D array against the coordinate of its dimension, or its positions.
+
+    Values of neurons, which have no order, are points that no line joins.
 
     Parameters
     ----------
@@ -55,6 +59,8 @@ def curve(da: xr.DataArray, ax: Axes, *, most: int = _MOST, **style: Any) -> Lin
     (dim,) = da.dims
     where = along(da, dim)
     x = da[dim].values if dim in da.coords and da[dim].dtype.kind in "iufM" else where.positions
+    if dim in _UNORDERED:
+        style = {"ls": "none", "marker": "."} | style
     line, length = _line(x, numbers(da.values), ax, most, style)
     where.ticks(ax.set_xticks, rotation=90.0)
     if dim not in da.coords:

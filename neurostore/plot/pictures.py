@@ -273,16 +273,16 @@ def _metrics(ds: xr.Dataset) -> list[Panel]:
     if "metric" not in values.dims:
         return [_any(values, "values")]
     if schema.TIME in values.dims:  # recorded as they came
-        return _by_metric(values, _alone)
+        return _by_metric(values, lambda first: _alone)
     return [_panel(values, _bars, "values")]
 
 
-def _by_metric(values: xr.DataArray, draw: Callable[..., Any]) -> list[Panel]:
-    """Return a panel for each metric; the first one has the legend."""
+def _by_metric(values: xr.DataArray, drawing: Callable[[bool], Callable[..., Any]]) -> list[Panel]:
+    """Return a panel for each metric; ``drawing`` is told which is the first."""
     panels = [
         _panel(
             values.isel(metric=position).drop_vars("metric"),
-            partial(draw, legend=not position),
+            drawing(not position),
             str(name),
             title=str(name),
         )
@@ -291,7 +291,7 @@ def _by_metric(values: xr.DataArray, draw: Callable[..., Any]) -> list[Panel]:
     return limited(panels, "metrics")
 
 
-def _alone(da: xr.DataArray, ax: Axes, *, legend: bool, **style: Any) -> Any:
+def _alone(da: xr.DataArray, ax: Axes, **style: Any) -> Any:
     """Draw one metric over the time of its record."""
     line = curve(da, ax, **style)
     ax.set_ylabel("")
@@ -364,7 +364,7 @@ def _metric_curves(ds: xr.Dataset) -> list[Panel]:
     if "metric" not in values.dims:
         return _evolutions(ds)
     draw = _recorded if schema.TIME in values.dims else _curves
-    return _by_metric(values, partial(draw, ds))
+    return _by_metric(values, lambda first: partial(draw, ds, legend=first))
 
 
 def _recorded(ds: xr.Dataset, da: xr.DataArray, ax: Axes, *, legend: bool, **style: Any) -> Any:
