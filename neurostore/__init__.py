@@ -1,103 +1,50 @@
-"""A labelled, crash-safe home for neural-simulation data in one plain HDF5 file."""
+"""A labelled, crash-safe home for neural-simulation data in one plain HDF5 file.
+
+Importing it registers ``.neuro`` with xarray. All else is imported when something of it is first
+used, as Scientific Python's SPEC 1 has it: a program that only may store something starts a
+quarter of a second earlier.
+"""
 
 from __future__ import annotations
 
-from neurostore import accessor as accessor  # registers .neuro with xarray
-from neurostore import jax as jax
-from neurostore._version import __version__
-from neurostore.builders import (  # type: ignore[attr-defined]
-    attention_maps,
-    build,
-    compressed_spike_train,
-    homeostatic_trace,
-    layer_outputs,
-    network_snapshot,
-    performance_metrics,
-    plasticity_trace,
-    reservoir_states,
-    spike_train,
-)
-from neurostore.errors import (
-    AmbiguousRecordError,
-    ClosedError,
-    DamagedError,
-    HDF5StorageError,
-    LockTimeoutError,
-    MisalignedRecordsError,
-    MissingFileWarning,
-    MissingPackageError,
-    MovedError,
-    NoSpaceError,
-    NotAStoreError,
-    ReadOnlyError,
-    RecordError,
-    RecordNotFoundError,
-    RefusedError,
-    SealedError,
-    StoreError,
-    StoreExistsError,
-    StoreNotFoundError,
-    ValidationError,
-    WriteError,
-)
-from neurostore.hdf5_storage import (
-    HDF5_AVAILABLE,
-    HDF5Storage,
-    NetworkSnapshot,
-    SpikeTrainData,
-)
-from neurostore.index import EventIndex
-from neurostore.maintenance import MaintenanceThread, Policy
-from neurostore.migration import migrate
-from neurostore.recording import Recorder
-from neurostore.retention import Keep
-from neurostore.schema import KINDS
-from neurostore.store import Store, open  # noqa: A004 (neurostore.open, as gzip.open)
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "HDF5_AVAILABLE",
-    "KINDS",
-    "AmbiguousRecordError",
-    "ClosedError",
-    "DamagedError",
-    "EventIndex",
-    "HDF5Storage",
-    "HDF5StorageError",
-    "Keep",
-    "LockTimeoutError",
-    "MaintenanceThread",
-    "MisalignedRecordsError",
-    "MissingFileWarning",
-    "MissingPackageError",
-    "MovedError",
-    "NetworkSnapshot",
-    "NoSpaceError",
-    "NotAStoreError",
-    "Policy",
-    "ReadOnlyError",
-    "RecordError",
-    "RecordNotFoundError",
-    "Recorder",
-    "RefusedError",
-    "SealedError",
-    "SpikeTrainData",
-    "Store",
-    "StoreError",
-    "StoreExistsError",
-    "StoreNotFoundError",
-    "ValidationError",
-    "WriteError",
-    "__version__",
-    "attention_maps",
-    "build",
-    "compressed_spike_train",
-    "homeostatic_trace",
-    "layer_outputs",
-    "migrate",
-    "network_snapshot",
-    "open",
-    "performance_metrics",
-    "plasticity_trace",
-    "reservoir_states",
-    "spike_train",
-]
+import xarray as xr
+
+from neurostore._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from neurostore._public import *  # noqa: F403
+    from neurostore._public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module 'neurostore' has no attribute {name!r}")
+        if find_spec(f"neurostore.{name}") is not None:
+            return import_module(f"neurostore.{name}")
+        try:
+            found = getattr(import_module("neurostore._public"), name)
+        except AttributeError:
+            raise AttributeError(f"module 'neurostore' has no attribute {name!r}") from None
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})
+
+
+def _accessor(name: str) -> Callable[[Any], Any]:
+    def neuro(obj: Any) -> Any:
+        return getattr(import_module("neurostore.accessor"), name)(obj)
+
+    neuro.__doc__ = f"Make a `neurostore.accessor.{name}`."
+    return neuro
+
+
+xr.register_dataset_accessor("neuro")(_accessor("DatasetNeuro"))  # type: ignore[no-untyped-call]
+xr.register_dataarray_accessor("neuro")(_accessor("DataArrayNeuro"))  # type: ignore[no-untyped-call]
+xr.register_datatree_accessor("neuro")(_accessor("DataTreeNeuro"))  # type: ignore[no-untyped-call]

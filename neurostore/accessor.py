@@ -1,4 +1,7 @@
-"""``.neuro`` on Dataset, DataArray and DataTree: one-line delegations that keep no state."""
+"""``.neuro`` on Dataset, DataArray and DataTree: one-line delegations that keep no state.
+
+Importing the package registers them.
+"""
 
 from __future__ import annotations
 
@@ -235,7 +238,6 @@ class _Neuro:
         return self._stored(path).compact(**options)
 
 
-@xr.register_dataset_accessor("neuro")  # type: ignore[no-untyped-call]
 class DatasetNeuro(_Neuro):
     """``ds.neuro``: store this record, or ask the file that it came from.
 
@@ -337,9 +339,10 @@ class DatasetNeuro(_Neuro):
 
         >>> import neurostore
         >>> import numpy as np
-        >>> weights = np.array([[0.0, 0.5], [0.0, 0.0]])
-        >>> ds = neurostore.network_snapshot(weights > 0, weights, timestamp=0.0)
-        >>> ds.neuro.synapses(pre=0).sizes["synapse"]
+        >>> from scipy.sparse import csr_array
+        >>> weights = csr_array(np.array([[0.0, 0.5], [0.0, 0.0]]))
+        >>> ds = neurostore.network_snapshot(weights != 0, weights, timestamp=0.0)
+        >>> ds.neuro.synapses(pre=0, name="weights").sizes["synapse"]
         1
         """
         return matrices.synapses(self._dataset(), pre, post, name)
@@ -397,7 +400,7 @@ class DatasetNeuro(_Neuro):
         >>> import neurostore
         >>> import numpy as np
         >>> states = neurostore.reservoir_states(np.ones((1, 3), "f4"), "main", timestamp=0.0)
-        >>> states[["states"]].drop_vars(["timestamp", "time"]).neuro.to_jax()["states"].shape
+        >>> states[["states"]].drop_vars("timestamp").neuro.to_jax()["states"].shape
         (1, 3)
         """
         from neurostore.jaxio import to_jax
@@ -405,7 +408,6 @@ class DatasetNeuro(_Neuro):
         return to_jax(self._dataset())
 
 
-@xr.register_dataarray_accessor("neuro")  # type: ignore[no-untyped-call]
 class DataArrayNeuro(_Neuro):
     """``da.neuro``: the same for one variable that is a record by itself."""
 
@@ -439,7 +441,6 @@ _RECORD_ATTRS = frozenset(
 )
 
 
-@xr.register_datatree_accessor("neuro")  # type: ignore[no-untyped-call]
 class DataTreeNeuro(_Neuro):
     """``tree.neuro``: store every record of a tree in one commit."""
 

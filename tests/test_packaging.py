@@ -93,6 +93,17 @@ def test_entry_points_load() -> None:
     assert [callable(point.load()) for point in [*scripts, *engines]] == [True, True]
 
 
+def test_importing_it_imports_little_and_registers_the_accessor() -> None:
+    script = (
+        "import sys, neurostore, xarray",
+        "assert not {'h5py', 'jax', 'neurostore.store'} & sys.modules.keys()",
+        "assert xarray.Dataset().neuro.kind is None",
+        "assert neurostore.verify.repair and neurostore.open and 'open' in dir(neurostore)",
+        "assert not hasattr(neurostore, 'nothing')",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(script)], check=True)
+
+
 def test_public_names_are_sorted_and_exist() -> None:
     names = neurostore.__all__
     # The order that the linter keeps: CONSTANTS, Classes, functions.
