@@ -209,7 +209,7 @@ def misfits(variables: Mapping[Hashable, xr.Variable], kind: Kind) -> list[str]:
     """Return where names, dimensions, sizes and dtypes are no record's; no value is read."""
     found = _Findings()
     draft = Draft(dict(variables), frozenset(), {})
-    _check_variables(draft.variables, draft, kind, found)
+    _check_variables(draft.variables, draft, kind, found, gathered.patterns(draft.variables))
     for name, variable in variables.items():
         for dim, size in zip(variable.dims, variable.shape, strict=True):
             if draft.sizes[dim] != size:
@@ -267,8 +267,9 @@ def _record(ds: Draft, kind: Kind, found: _Findings) -> Record | None:
     variables = dict(ds.variables)
     taken = frozenset(variables) | ds.sizes.keys()
     _drop_derived_time(variables, timestamp)
-    _check_variables(variables, ds, kind, found)
-    for odd in gathered.odd_patterns(variables, ds.sizes):
+    patterns = gathered.patterns(variables)
+    _check_variables(variables, ds, kind, found, patterns)
+    for odd in gathered.odd_patterns(variables, ds.sizes) if patterns else ():
         found.add(odd)
     stamp = variables.pop(schema.TIMESTAMP, None)
     columns = [
@@ -288,8 +289,7 @@ def _record(ds: Draft, kind: Kind, found: _Findings) -> Record | None:
         return None
     own = stamp.attrs if stamp is not None else schema.TIMESTAMP_ATTRS
     stamped = _timestamp_column(timestamp, own, columns)
-    found_patterns = gathered.patterns(variables)
-    return _assemble(ds.sizes, kind, name, attrs, columns, stamped, found_patterns)
+    return _assemble(ds.sizes, kind, name, attrs, columns, stamped, patterns)
 
 
 def _timestamp(ds: Draft) -> float:
@@ -356,24 +356,46 @@ def _drop_derived_time(variables: dict[Hashable, Plain], timestamp: float | None
         del variables[schema.TIME]
 
 
+#: Names, dimensions and dtypes that were found to be right, and for which row: the records of a
+#: run are alike.
+_right: dict[tuple[Any, ...], Kind] = {}
+_REMEMBERED = 256
+
+
 def _check_variables(
-    variables: Mapping[Hashable, Plain], ds: Draft, kind: Kind, found: _Findings
+    variables: Mapping[Hashable, Plain],
+    ds: Draft,
+    kind: Kind,
+    found: _Findings,
+    patterns: gathered.Patterns,
 ) -> None:
-    if kind.mapping != "variables":
-        _check_against_rows(variables, kind, found)
     if kind.check is not None:
         for problem in kind.check(ds.sizes):
             found.add(problem)
+    form = tuple([(name, each.dims, each.dtype) for name, each in variables.items()])
+    if not patterns and _right.get((kind.name, *form)) is kind:
+        return
+    before = len(found.problems)
+    if kind.mapping != "variables":
+        _check_against_rows(variables, kind, found, patterns)
     for name, variable in variables.items():
         if not isinstance(name, str):
             found.add(f"variable {name!r} has a name that is a {type(name).__name__}, expected str")
         for dim in variable.dims:
             if not isinstance(dim, str):
                 found.add(f"{name!r} has the dimension {dim!r}, expected a str")
+    if len(found.problems) == before and not patterns:
+        if len(_right) >= _REMEMBERED:
+            _right.clear()
+        _right[kind.name, *form] = kind
 
 
-def _check_against_rows(variables: Mapping[Hashable, Plain], kind: Kind, found: _Findings) -> None:
-    patterns = gathered.patterns(variables)
+def _check_against_rows(
+    variables: Mapping[Hashable, Plain],
+    kind: Kind,
+    found: _Findings,
+    patterns: gathered.Patterns,
+) -> None:
     for row in kind.variables:
         variable = variables.get(row.name)
         if variable is None:
