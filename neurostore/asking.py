@@ -251,6 +251,15 @@ class Answering:
         """Draw the run on one page; return the artists by panel.
 
         See :func:`neurostore.plot.overview`.  It needs the extra ``plot``.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> from matplotlib.figure import Figure
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> _ = store.store(neurostore.spike_train([0.1, 0.3], [1, 3], timestamp=12.5))
+        >>> "spike_train" in store.plot(figure=Figure())
+        True
         """
         from neurostore.plot import overview
 

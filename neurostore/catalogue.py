@@ -374,11 +374,15 @@ class Catalogue:
 
     def id_of(self, table: Table, row: int) -> str:
         """Return the id of a row."""
-        record = table.rows[row]
-        leaf = int(record["leaf"])
-        if leaf:
-            return self.texts[leaf]
-        return table.kind.leaf(self.texts[int(record["name"])], float(record["timestamp"]))
+        return self._ids(table, slice(row, row + 1))[0]
+
+    def _ids(self, table: Table, rows: slice | np.ndarray[Any, Any]) -> list[str]:
+        chosen, texts = table.rows[rows], self.texts
+        columns = (chosen[name].tolist() for name in ("leaf", "name", "timestamp"))
+        return [
+            texts[leaf] if leaf else table.kind.leaf(texts[name], timestamp)
+            for leaf, name, timestamp in zip(*columns, strict=True)
+        ]
 
     def select(
         self, kind: Kind, low: float = -math.inf, high: float = math.inf, name: str | None = None
@@ -395,8 +399,7 @@ class Catalogue:
 
     def ids(self, kind: Kind, rows: np.ndarray[Any, Any]) -> list[str]:
         """Return the ids of rows of one kind."""
-        table = self.tables[kind.name]
-        return [self.id_of(table, int(row)) for row in rows]
+        return self._ids(self.tables[kind.name], rows)
 
     def find(self, record_id: str) -> Entry | None:
         """Return the live record with this id, or full address, or None.

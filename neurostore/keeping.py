@@ -124,6 +124,18 @@ class Kept:
         ------
         NoSpaceError
             The new file would not fit beside the old one.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> import numpy as np
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> for t in (0.0, 1.0):
+        ...     _ = store.store(neurostore.network_snapshot(np.eye(9), np.eye(9), timestamp=t))
+        >>> store.cleanup(keep=neurostore.Keep(latest=1))
+        ['snapshot_0.0']
+        >>> store.compact() > 0
+        True
         """
         return again(
             lambda: compaction.compact_series(

@@ -205,6 +205,16 @@ class Recorder:
         WriteError, LockTimeoutError
             It could not be committed. The rows are kept, and go with the next append or
             :meth:`flush`.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> with store.record("reservoir_states", timestamp=0.0, reservoir_id="main") as rec:
+        ...     for step in range(3):
+        ...         rec.append(states=[0.1, 0.2], coords={"time": 0.01 * step})
+        >>> store.retrieve(rec.id)["states"].shape
+        (3, 2)
         """
         with self._guard:
             self._check_open()
@@ -312,7 +322,18 @@ class Recorder:
         return len(self._pending) >= self._count
 
     def flush(self) -> None:
-        """Commit what was appended."""
+        """Commit what was appended.
+
+        Examples
+        --------
+        >>> import neurostore
+        >>> store = neurostore.open(tmp / "run.h5")
+        >>> with store.record("spike_train", timestamp=0.0, commit_every=100) as rec:
+        ...     rec.append([0.1, 0.2], [1, 1])
+        ...     rec.flush()
+        ...     print(rec.length, rec.pending)
+        2 0
+        """
         with self._guard:
             self._check_open()
             self._flush()
