@@ -213,8 +213,8 @@ class Recorder:
         >>> with store.record("reservoir_states", timestamp=0.0, reservoir_id="main") as rec:
         ...     for step in range(3):
         ...         rec.append(states=[0.1, 0.2], coords={"time": 0.01 * step})
-        >>> store.retrieve(rec.id)["states"].shape
-        (3, 2)
+        >>> store.retrieve(rec.id).sizes["time"]
+        3
         """
         with self._guard:
             self._check_open()
