@@ -69,13 +69,13 @@ class Stamped:
     dimensions: int
 
 
-def begun(pieces: Iterable[Piece], layout: Layout, elastic: str | None) -> filters.Ahead:
+def begun(pieces: Iterable[Piece], layout: Layout, elastic: str | None) -> filters.Ahead | None:
     """Begin to encode the large arrays of a record, before there is a place for them.
 
     Those of an elastic length are left: how much room they get depends on the others.
     """
     arrays = [c.values for piece in pieces for c in piece.columns if elastic not in c.dims]
-    return filters.Ahead(arrays, layout.compression, layout.level, layout.chunk_size)
+    return filters.Ahead.of(arrays, layout.compression, layout.level, layout.chunk_size)
 
 
 #: Stencils that no open file uses, and how many of them are kept.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -373,7 +373,7 @@ class Store(Answering, Kept):
         record = ds if isinstance(ds, records.Record) else records.examine(ds)
         # Begun before the file is opened and locked: both take a while, and other processors idle.
         ahead = begun(record.pieces, self._layout, record.kind.elastic)
-        with closing(ahead), self._writing() as session:
+        with closing(ahead) if ahead else nullcontext(), self._writing() as session:
             taken = series.given_elsewhere(session)
             return session.put(record, self._layout, taken, ahead=ahead)
 

@@ -8,7 +8,7 @@ from it what it would have made itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from typing import Any
@@ -29,38 +29,47 @@ _WAITING_BYTES = 8 * 2**20
 
 
 class Ahead:
-    """Encodes arrays from the moment it is made; it has to be closed.
-
-    Parameters
-    ----------
-    arrays
-        Those that are to be written, in this order; small ones, and those that this package does
-        not encode, are passed over.
-    compression, level, chunk_size
-        As for `choose`.
-    """
+    """Encodes arrays from the moment it is made, by `of`; it has to be closed."""
 
     def __init__(
-        self, arrays: Iterable[Any], compression: str | None, level: int | None, chunk_size: int
+        self, arrays: Sequence[Array], compression: str | None, level: int | None, chunk_size: int
     ) -> None:
-        self._pipelines: dict[int, Future[Pipeline]] = {}
         self._counts: dict[int, int] = {}
-        self._stream: Stream[tuple[int, Encoded]] | None = None
+        self._arrays = arrays  # kept alive: they are known by their identity
+        self._pipelines: dict[int, Future[Pipeline]] = {
+            id(array): submitted(choose, (array, compression, level, chunk_size))
+            for array in arrays
+        }
+        largest = max(array.itemsize * math.prod(_chunks(array, chunk_size)) for array in arrays)
+        jobs = self._jobs(arrays, chunk_size)
+        self._stream: Stream[tuple[int, Encoded]] = Stream(
+            self._encode, jobs, max(1, _WAITING_BYTES // largest)
+        )
+
+    @classmethod
+    def of(
+        cls, arrays: Iterable[Any], compression: str | None, level: int | None, chunk_size: int
+    ) -> Ahead | None:
+        """Begin with arrays, or return None where it does not pay.
+
+        Parameters
+        ----------
+        arrays
+            Those that are to be written, in this order; small ones, and those that this package
+            does not encode, are passed over.
+        compression, level, chunk_size
+            As for `choose`.
+        """
+        if compression not in CHUNKED_HERE:
+            return None
         large = [array for array in arrays if _is_large(array, chunk_size)]
-        if compression not in CHUNKED_HERE or sum(array.nbytes for array in large) < _BYTES:
-            return
-        for array in large:
-            found = submitted(choose, (array, compression, level, chunk_size))
-            self._pipelines[id(array)] = found
-        self._arrays = large  # kept alive: they are known by their identity
-        largest = max(array.itemsize * math.prod(_chunks(array, chunk_size)) for array in large)
-        jobs = self._jobs(large, chunk_size)
-        self._stream = Stream(self._encode, jobs, max(1, _WAITING_BYTES // largest))
+        if sum(array.nbytes for array in large) < _BYTES:
+            return None
+        return cls(large, compression, level, chunk_size)
 
     def close(self) -> None:
         """Wait for what is under way, and forget what nobody took."""
-        if self._stream is not None:
-            self._stream.close()
+        self._stream.close()
 
     def has(self, array: Any) -> bool:
         """Tell whether an array was begun."""
@@ -76,7 +85,6 @@ class Ahead:
         return self._taken(id(array)) if self.has(array) else None
 
     def _taken(self, key: int) -> Iterator[Encoded]:
-        assert self._stream is not None
         for owner, chunk in islice(self._stream, self._counts[key]):
             assert owner == key, "arrays are taken in the order in which they were given"
             yield chunk
