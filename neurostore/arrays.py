@@ -395,8 +395,14 @@ class ScatteredArray(_Adapted):
         rows = np.zeros((len(numbers), self.shape[1]), self.dtype)
         if self.dtype.kind not in "biuUS":
             rows[:] = np.array("NaT" if self.dtype.kind in "Mm" else np.nan).astype(self.dtype)
+        places = [self._places[number] for number in numbers]
+        values = [
+            _room(place.shape, self.dtype if isinstance(place, Missing) else place.dtype)
+            for place in places
+        ]
+        fill(places, [None] * len(places), values)
         for row, number in enumerate(numbers):
-            rows[row, self._columns[number]] = self._places[number].read()
+            rows[row, self._columns[number]] = values[row]
         picked = rows[:, key[1]]
         return picked[0] if isinstance(key[0], int | np.integer) else picked
 

@@ -269,7 +269,7 @@ def _changes(ds: xr.Dataset) -> list[Panel]:
 
 
 def _metrics(ds: xr.Dataset) -> list[Panel]:
-    values = ds["values"]
+    values = ds["values"].compute()  # once, not for each metric
     if "metric" not in values.dims:
         return [_any(values, "values")]
     if schema.TIME in values.dims:  # recorded as they came
@@ -360,7 +360,7 @@ def _by_name(ds: xr.Dataset, da: xr.DataArray, ax: Axes, **style: Any) -> Any:
 
 
 def _metric_curves(ds: xr.Dataset) -> list[Panel]:
-    values = ds["values"]
+    values = ds["values"].compute()  # once, not for each metric
     if "metric" not in values.dims:
         return _evolutions(ds)
     draw = _recorded if schema.TIME in values.dims else _curves
