@@ -150,12 +150,14 @@ def read(h5file: h5py.File) -> Catalogue | None:
 
 def _check_form(h5file: h5py.File) -> None:
     """Raise where part of the catalogue is not in this file."""
-    paths = [b"state", b"names", *(kind.encode() + b"/rows" for kind in KINDS)]
-    for path in (GROUP + b"/" + path for path in paths):
-        if guard.exists(h5file.id, path):
-            dataset = h5d.open(h5file.id, path, _UNCACHED)
-            guard.check_dataset(dataset, path.decode())
-            guard.check_size(dataset, math.prod(dataset.shape) * dataset.dtype.itemsize, None)
+    group = h5g.open(h5file.id, GROUP)
+    for path in (b"state", b"names", *(kind.encode() + b"/rows" for kind in KINDS)):
+        # To be told that something is absent by an error takes a tenth of a millisecond.
+        if path.partition(b"/")[0] in group and guard.exists(group, path):
+            dataset = h5d.open(group, path, _UNCACHED)
+            guard.check_dataset(dataset, f"{GROUP.decode()}/{path.decode()}")
+            size = math.prod(dataset.shape) * dataset.get_type().get_size()
+            guard.check_size(dataset, size, None)
 
 
 def refresh(held: Catalogue, h5file: h5py.File) -> bool:
