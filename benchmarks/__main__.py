@@ -34,7 +34,7 @@ from benchmarks import (
     store_one,
     time_range,
 )
-from benchmarks.report import Table, machine, page, without_goals
+from benchmarks.report import Table, machine, merged, page, without_goals
 
 
 class Case(Protocol):
@@ -77,6 +77,9 @@ def main() -> None:
     """Run the chosen cases."""
     options = arguments()
     chosen = [case for case in CASES if not options.only or case.NAME in options.only]
+    old = ""
+    if options.write and options.only and options.write.exists():
+        old = options.write.read_text(encoding="utf-8")
     with scratch(options.scratch) as folder:
         print(machine(folder))
         tables = []
@@ -85,7 +88,8 @@ def main() -> None:
             tables.append(without_goals(table) if options.quick else table)
             print(tables[-1].markdown(), flush=True)
             if options.write:  # at once: all of them take half an hour
-                options.write.write_text(page(tables, folder), encoding="utf-8")
+                made = page(tables, folder)
+                options.write.write_text(merged(old, made) if old else made, encoding="utf-8")
 
 
 def arguments() -> argparse.Namespace:
