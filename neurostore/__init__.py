@@ -17,21 +17,19 @@ import xarray as xr
 from neurostore._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from neurostore._public import *  # noqa: F403
+    from neurostore._public import *  # noqa: F403 (the list of names stands there, once)
     from neurostore._public import __all__ as __all__
 else:
 
     def __getattr__(name: str) -> Any:
-        if name.startswith("__") and name != "__all__":
-            raise AttributeError(f"module 'neurostore' has no attribute {name!r}")
-        if find_spec(f"neurostore.{name}") is not None:
+        is_dunder = name.startswith("__")
+        if not is_dunder and find_spec(f"neurostore.{name}") is not None:
             return import_module(f"neurostore.{name}")
-        try:
-            found = getattr(import_module("neurostore._public"), name)
-        except AttributeError:
-            raise AttributeError(f"module 'neurostore' has no attribute {name!r}") from None
-        globals()[name] = found
-        return found
+        if not is_dunder or name == "__all__":
+            public = vars(import_module("neurostore._public"))
+            if name in ("__all__", *public["__all__"]):
+                return globals().setdefault(name, public[name])
+        raise AttributeError(f"module 'neurostore' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__getattr__("__all__")})
@@ -45,6 +43,7 @@ def _accessor(name: str) -> Callable[[Any], Any]:
     return neuro
 
 
+# xarray gives its registering functions no types.
 xr.register_dataset_accessor("neuro")(_accessor("DatasetNeuro"))  # type: ignore[no-untyped-call]
 xr.register_dataarray_accessor("neuro")(_accessor("DataArrayNeuro"))  # type: ignore[no-untyped-call]
 xr.register_datatree_accessor("neuro")(_accessor("DataTreeNeuro"))  # type: ignore[no-untyped-call]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neurostore._version import __version__
-from neurostore.builders import (  # type: ignore[attr-defined]
+from neurostore.builders import (  # type: ignore[attr-defined]  # made from the table of kinds
     attention_maps,
     build,
     compressed_spike_train,

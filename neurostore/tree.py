@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -134,8 +134,9 @@ def check_signature(path: Path) -> None:
 
 
 def cut_short(path: Path) -> str:
-    """Say how much of a file is there that is shorter than HDF5 left it; empty for a whole one."""
-    with path.open("rb", buffering=0) as stream:
+    """Say how much of a file is there that is shorter than HDF5 left it; empty for any other."""
+    there = stated = 0
+    with suppress(OSError), path.open("rb", buffering=0) as stream:  # the caller says why
         there = os.fstat(stream.fileno()).st_size
         stated = stated_end(OsIO(), stream.fileno()) or 0
     return f"cut short: {there:,} of {stated:,} bytes are there" if there < stated else ""
