@@ -39,16 +39,37 @@ LENGTH = 200
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is tried: kills of each writer, seeds and share of the power cuts."""
+    """How much is tried: kills of each writer, seeds and share of the power cuts.
+
+    ``full`` ones keep more different parts of what was not synced.
+    """
 
     kills: int
     seeds: int
     share: float
+    full: bool = False
+
+    def __str__(self) -> str:
+        ways = len(list(crash.choices(random.Random(), self.full)))
+        seeds = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        share = "all" if self.share == 1 else f"{self.share:.0%}"
+        return (
+            f"Power cuts: after each operation {share} of {ways} ways to keep what was not synced, "
+            f"with up to 4 of what became of the names, for {seeds}; equal states count once."
+        )
+
+    def states(self, log: crash.Log) -> Iterator[list[crash.State]]:
+        """What power cuts may leave, for each seed what is new with it."""
+        seen: set[int] = set()
+        for seed in range(self.seeds):
+            states = crash.crash_states(log, seed=seed, share=self.share, full=self.full, seen=seen)
+            yield list(states)
 
 
 def run(folder: Path, sizes: Sizes) -> Table:
     """Count for every writer."""
-    table = Table("Kills and power cuts", (__doc__ or "").partition("\n\n")[2].replace("\n", " "))
+    about = (__doc__ or "").partition("\n\n")[2].replace("\n", " ")
+    table = Table("Kills and power cuts", f"{about.strip()} {sizes}")
     table.head = HEAD
     for name, options, sync in (
         ("bare h5py, flush after each record", {}, False),
@@ -145,17 +166,28 @@ def neurostore_holds(path: Path, numbers: Iterable[int]) -> bool:
 
 
 def killed(folder: Path, kills: int, write: Writer, holds: Holds) -> Counts:
-    """Kill the writer so many times, on one file until it is bad, then on a new one."""
-    rng, bad = random.Random(1), 0
+    """Kill the writer so many times, on one file until it is bad, then on a new one.
+
+    A file is also bad where the next writer cannot go on.
+    """
+    rng, bad, count = random.Random(1), 0, 0
     path, done = made(folder / "kills") / "run.h5", list[int]()
-    for _ in range(kills):
+    while count < kills:
+        good = True
         with children.Child(partial(write, path, max(done, default=-1) + 2)) as child:
-            for _ in range(rng.randrange(1, 12)):
-                done.append(child.hear())
-            time.sleep(rng.random() * 0.004)
-            child.kill()
-            done += child.rest()
-        good = safely(partial(holds, path, [*done[-20:], *rng.sample(done, min(10, len(done)))]))
+            try:
+                for _ in range(rng.randrange(1, 12)):
+                    done.append(child.hear())
+                time.sleep(rng.random() * 0.004)
+                child.kill()
+                done += child.rest()
+                count += 1
+            except (AssertionError, EOFError):
+                if not done:  # that was no kill's fault
+                    raise
+                good = False
+        wanted = [*done[-20:], *rng.sample(done, min(10, len(done)))]
+        good = good and safely(partial(holds, path, wanted))
         bad += not good
         if not good or len(done) > 500:
             path, done = made(folder / "kills") / "run.h5", []
@@ -227,13 +259,12 @@ def bare_cuts(folder: Path, options: dict[str, Any], sync: bool, sizes: Sizes) -
             if sync:
                 file.sync()
             io.mark(number)
-    states = [
-        state
-        for seed in range(sizes.seeds)
-        for state in crash.crash_states(io.log, seed=seed, share=sizes.share)
-        if state.mark is not None
-    ]
-    return len(states), sum(not good for good in looked_at(states, folder / "crash"))
+    count = bad = 0
+    for found in sizes.states(io.log):
+        states = [state for state in found if state.mark is not None]
+        count += len(states)
+        bad += sum(not good for good in looked_at(states, folder / "crash"))
+    return count, bad
 
 
 def looked_at(states: list[crash.State], folder: Path) -> Iterator[bool]:
@@ -264,13 +295,18 @@ def our_cuts(run: test_store_crash.Run, folder: Path, sizes: Sizes) -> Counts:
     """Cut the power, and kill, in everything that a store does."""
     judge = test_store_crash.Judge(run, folder)
     rng = random.Random(0)
-    bad = 0
+    problems = [
+        judge.problem(state, thorough=rng.random() < 0.02)
+        for states in sizes.states(run.log)
+        for state in states
+    ]
+    seen: set[int] = set()
     for seed in range(sizes.seeds):
-        for state in crash.crash_states(run.log, seed=seed, share=sizes.share):
-            bad += bool(judge.problem(state, thorough=rng.random() < 0.02))
-        for state in crash.kill_states(run.log, seed=seed, share=sizes.share):
-            bad += bool(judge.problem(state, thorough=False))
-    return judge.looked, bad
+        for state in crash.kill_states(run.log, seed=seed, share=sizes.share, seen=seen):
+            problems.append(judge.problem(state, thorough=False))
+    for problem in filter(None, problems):
+        print("LOST", problem, file=sys.stderr, flush=True)
+    return judge.looked, sum(map(bool, problems))
 
 
 def mutants(folder: Path, share: float) -> Table:

@@ -134,16 +134,20 @@ def number(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def machine(scratch: Path) -> str:
+def facts(scratch: Path) -> dict[str, str]:
     """The machine, the file system the files lay on, the versions and the day."""
-    facts = {
+    return {
         "processor": f"{processor()}, {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.release()}, files on {filesystem(scratch)}",
         "versions": f"neurostore {neurostore.__version__}, Python {platform.python_version()}, "
         + ", ".join(f"{package} {version(package)}" for package in PACKAGES),
         "date": f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}",
     }
-    rows = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
+
+
+def machine(scratch: Path) -> str:
+    """The facts as a table."""
+    rows = "\n".join(f"| {name} | {fact} |" for name, fact in facts(scratch).items())
     return f"| run on | |\n|---|---|\n{rows}\n"
 
 

@@ -206,13 +206,14 @@ def torn(ops: list[Op], rng: random.Random) -> list[Op]:
     ]
 
 
-def _choices(rng: random.Random) -> Iterator[Callable[[list[Op]], list[Op]]]:
+def choices(rng: random.Random, full: bool) -> Iterator[Callable[[list[Op]], list[Op]]]:
+    """The ways to keep a part of what was not synced."""
     yield lambda ops: []
     yield lambda ops: ops
     yield lambda ops: torn(ops, rng)
     yield lambda ops: ops[: rng.randrange(len(ops) + 1)]
     yield lambda ops: ops[-1:]
-    for share in (0.3, 0.7, 0.9) if not FULL else (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95):
+    for share in (0.3, 0.7, 0.9) if not full else (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95):
         yield lambda ops, share=share: [op for op in ops if rng.random() < share]  # type: ignore[misc]
 
 
@@ -241,33 +242,53 @@ def crash_states(
     share: float = 1.0,
     ignored: Callable[[Op], bool] = lambda op: False,
     covers: Callable[[Op], bool] = lambda op: True,
+    full: bool = FULL,
+    seen: set[int] | None = None,
 ) -> Iterator[State]:
     """Every operation is a crash point, each with its power-loss states, or a share of them.
 
     ``ignored`` syncs do nothing and ``covers(write)`` says which writes a sync reaches: with them
-    a mutant makes the protocol worse than it is.
+    a mutant makes the protocol worse than it is. ``full`` keeps more parts of the writes, and the
+    same set of ``seen`` for each seed leaves out the states that another seed gave.
     """
     rng, pick = random.Random(seed), random.Random(seed)
-    disk, mark, seen = Disk(), None, set()
+    disk, mark = Disk(), None
+    seen = set() if seen is None else seen
     for at, op in enumerate(log):
         if op.what == "mark":
             mark = op.mark
             continue
         if not ignored(op):
             disk.do(op, covers)
-        for choose in _choices(rng):
+        for choose in choices(rng, full):
             for renamings in _renamings(disk.renamings, rng):
                 if pick.random() >= share:
                     continue
                 image = disk.image(choose, renamings)
-                key = hash((repr(mark), tuple(sorted(image.items()))))
-                if key not in seen:
-                    seen.add(key)
-                    yield State(at, mark, image)
+                state = State(at, mark, image)
+                if _is_new(state, seen):
+                    yield state
 
 
-def kill_states(log: list[Op], *, seed: int = 0, share: float = 1.0) -> Iterator[State]:
-    """Every operation is the last of a killed process: all before is kept, a write may be torn."""
+def _is_new(state: State, seen: set[int]) -> bool:
+    key = hash((repr(state.mark), tuple(sorted(state.image.items()))))
+    new = key not in seen
+    seen.add(key)
+    return new
+
+
+def kill_states(
+    log: list[Op], *, seed: int = 0, share: float = 1.0, seen: set[int] | None = None
+) -> Iterator[State]:
+    """Every operation is the last of a killed process: all before is kept, a write may be torn.
+
+    ``seen`` as in `crash_states`.
+    """
+    seen = set() if seen is None else seen
+    return (state for state in _killed(log, seed, share) if _is_new(state, seen))
+
+
+def _killed(log: list[Op], seed: int, share: float) -> Iterator[State]:
     rng, pick = random.Random(seed), random.Random(seed)
     disk, mark = Disk(), None
     for at, op in enumerate(log):
