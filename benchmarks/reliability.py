@@ -72,8 +72,8 @@ def stamped(table: Table, name: str, tier: str, folder: Path, seconds: float) ->
     tier = {"default": "", "quick": " --quick", "full": " --full"}[tier]
     took = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
     told = (
-        f"Made on {known['date']} in {took} by `python -m benchmarks.reliability{tier}`, alone with "
-        f"`--only {name}`: {known['versions']}; {known['processor']}; {known['system']}."
+        f"Made on {known['date']} in {took} by `python -m benchmarks.reliability{tier}` (alone: "
+        f"`--only {name}`): {known['versions']}; {known['processor']}; {known['system']}."
     )
     return replace(table, about=f"{table.about.strip()}\n\n{told}")
 
