@@ -11,7 +11,7 @@ import pytest
 
 from tests.byte_flips import ALLOWED, Flip, each_alone
 
-SAMPLE = 48
+SAMPLE = 32
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
