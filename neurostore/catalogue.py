@@ -7,9 +7,10 @@ One table of rows per kind, in commit order, sorted by time when it is asked.  I
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -53,15 +54,30 @@ STATE = (
 )
 
 
+class Unread(Protocol):
+    """Rows that are still in the file."""
+
+    def __len__(self) -> int: ...
+
+    def all(self) -> np.ndarray[Any, Any]:
+        """Return all rows."""
+        ...
+
+    def take(self, wanted: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+        """Return the rows at some positions; None where reading all of them is better."""
+        ...
+
+
 @dataclass(frozen=True)
 class RowsRead:
     """Rows of one kind as they were read, and what was noted while they went by."""
 
-    rows: np.ndarray[Any, Any]
+    rows: np.ndarray[Any, Any] | Unread
     #: Their timestamps side by side, which are what queries by time look at.
     moments: np.ndarray[Any, Any]
-    #: Positions of rows that were removed or have an id of their own.
+    #: Positions of rows that were removed or have an id of their own, and those rows.
     odd: np.ndarray[Any, Any]
+    odd_rows: np.ndarray[Any, Any]
 
 
 #: Whether an id was given elsewhere at a moment; None where nobody can tell.
@@ -87,7 +103,6 @@ class Table:
     """
 
     kind: Kind
-    buffer: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(16, ROW))
     size: int = 0
     written: int = 0
     changed: set[int] = field(default_factory=set)
@@ -99,30 +114,79 @@ class Table:
     _sorted: tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any] | None] | None = None
     #: Timestamps of the rows side by side, while they are those of the file.
     _moments: np.ndarray[Any, Any] | None = None
+    _buffer: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(16, ROW))
+    #: The rows where they are in the file, until all of them are wanted, and the removed ones.
+    _unread: Unread | None = None
+    _removed_unread: np.ndarray[Any, Any] | None = None
+    _fetching: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def buffer(self) -> np.ndarray[Any, Any]:
+        """All rows, and room for more."""
+        if self._unread is not None:
+            with self._fetching:
+                if self._unread is not None:
+                    self._buffer = self._unread.all()
+                    self._unread = None
+        return self._buffer
+
+    @buffer.setter
+    def buffer(self, rows: np.ndarray[Any, Any]) -> None:
+        self._buffer = rows
 
     @property
     def rows(self) -> np.ndarray[Any, Any]:
         """All rows, removed ones included."""
         return self.buffer[: self.size]
 
-    def adopt(self, found: RowsRead) -> np.ndarray[Any, Any]:
-        """Take the next rows of the file for its own; return those that have an id of their own."""
-        first, rows, odd = self.size, found.rows, found.odd
-        if first:
-            self.append(rows)
+    def take(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return copies of some rows; of a long table nothing else is read."""
+        unread = self._unread
+        found = unread.take(rows) if unread is not None else None
+        return self.rows[rows] if found is None else found
+
+    def row(self, row: int) -> np.void:
+        """Return a copy of one row."""
+        found: np.void = self.take(np.array([row]))[0]
+        return found
+
+    def adopt(self, found: RowsRead) -> None:
+        """Take the next rows of the file for its own."""
+        first, rows = self.size, found.rows
+        removed = found.odd_rows["removed"] != 0
+        if isinstance(rows, np.ndarray):
+            if first:
+                self.append(rows)
+            else:
+                self.buffer, self.size = rows, len(rows)
+                self._moments = found.moments
         else:
-            self.buffer, self.size = rows, len(rows)
-            self._moments = found.moments
+            self._unread, self.size = rows, len(rows)
+            self._moments, self._removed_unread = found.moments, found.odd[removed]
         self.written = self.size
-        self.has_removed |= bool((rows["removed"][odd] != 0).any())
+        self.has_removed |= bool(removed.any())
         self._version += 1
-        explicit: np.ndarray[Any, Any] = first + odd[rows["leaf"][odd] != 0]
-        return explicit
 
     def gone_span(self) -> Span | None:
         """Return the first and last time of the removed rows."""
-        moments = self.rows["timestamp"][self.gone()]
+        moments = self.moments_of(self.gone())
         return (float(moments[0]), float(moments[-1])) if len(moments) else None
+
+    def moments_of(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the timestamps of some rows."""
+        found: np.ndarray[Any, Any] = self._times()[rows]
+        return found
+
+    def _times(self) -> np.ndarray[Any, Any]:
+        moments = self._moments
+        return self.rows["timestamp"] if moments is None else moments
+
+    def _where_removed(self, count: int) -> np.ndarray[Any, Any]:
+        """Return which of the first ``count`` rows were removed."""
+        unread, removed = self._unread, self._removed_unread
+        if unread is None or removed is None:
+            return np.flatnonzero(self.rows["removed"][:count])
+        return removed
 
     def append(self, rows: np.ndarray[Any, Any]) -> None:
         """Add rows at the end."""
@@ -153,12 +217,10 @@ class Table:
         version, kept = self._version, self._sorted
         if kept is not None and kept[0] == version:
             return kept[1], kept[2]
-        moments, rows = self._moments, self.rows
-        if moments is None:
-            moments = np.ascontiguousarray(rows["timestamp"])
-        removed = rows["removed"][: len(moments)]
-        alive = np.flatnonzero(removed == 0) if self.has_removed else None
-        if alive is not None:
+        moments = np.ascontiguousarray(self._times())
+        alive = None
+        if self.has_removed:
+            alive = np.delete(np.arange(len(moments)), self._where_removed(len(moments)))
             moments = moments[alive]
         order = alive
         if not bool((moments[1:] >= moments[:-1]).all()):
@@ -172,16 +234,16 @@ class Table:
         """Return the first and last time of all rows, removed ones included."""
         if not self.size:
             return None
-        moments = self.rows["timestamp"]
+        moments = self._times()
         return float(moments.min()), float(moments.max())
 
     def gone(self, low: float = -math.inf, high: float = math.inf) -> np.ndarray[Any, Any]:
         """Return the removed rows with ``low <= timestamp <= high``, in time order."""
         version, kept = self._version, self._gone
         if kept is None or kept[0] != version:
-            everything = self.rows
-            removed = np.flatnonzero(everything["removed"]) if self.has_removed else np.arange(0)
-            moments = everything["timestamp"][removed]
+            times = self._times()
+            removed = self._where_removed(len(times)) if self.has_removed else np.arange(0)
+            moments = times[removed]
             order = np.argsort(moments, kind="stable")
             kept = self._gone = version, removed[order], moments[order]
         _, rows, moments = kept
@@ -345,12 +407,14 @@ class Catalogue:
     def adopt(self, kind: Kind, found: RowsRead) -> None:
         """Take the next rows that a file has of one kind; the texts are there already."""
         table = self.tables[kind.name]
-        explicit = table.adopt(found)
+        numbers = (table.size + found.odd).tolist()
+        table.adopt(found)
         self._latest = None
-        for row in explicit:
-            places = self._explicit.setdefault(self.texts[int(table.rows["leaf"][row])], [])
-            if not table.rows["removed"][row]:  # its id is not given again, and finds nothing
-                places.append((kind.name, int(row)))
+        for number, row in zip(numbers, found.odd_rows, strict=True):
+            if row["leaf"]:
+                places = self._explicit.setdefault(self.texts[int(row["leaf"])], [])
+                if not row["removed"]:  # its id is not given again, and finds nothing
+                    places.append((kind.name, number))
 
     def is_written(self, entry: Entry) -> bool:
         """Tell whether the file has the row of a record, which no open batch can take back."""
@@ -374,10 +438,10 @@ class Catalogue:
 
     def id_of(self, table: Table, row: int) -> str:
         """Return the id of a row."""
-        return self._ids(table, slice(row, row + 1))[0]
+        return self._ids(table, np.array([row]))[0]
 
-    def _ids(self, table: Table, rows: slice | np.ndarray[Any, Any]) -> list[str]:
-        chosen, texts = table.rows[rows], self.texts
+    def _ids(self, table: Table, rows: np.ndarray[Any, Any]) -> list[str]:
+        chosen, texts = table.take(rows), self.texts
         columns = (chosen[name].tolist() for name in ("leaf", "name", "timestamp"))
         return [
             texts[leaf] if leaf else table.kind.leaf(texts[name], timestamp)
@@ -395,7 +459,7 @@ class Catalogue:
         if name is None:
             return rows
         code = self.texts.find(name)
-        return rows[table.rows["name"][rows] == code] if code is not None else rows[:0]
+        return rows[table.take(rows)["name"] == code] if code is not None else rows[:0]
 
     def ids(self, kind: Kind, rows: np.ndarray[Any, Any]) -> list[str]:
         """Return the ids of rows of one kind."""
@@ -432,20 +496,21 @@ class Catalogue:
             return found
         for table in self.tables.values():
             for row in table.between(timestamp, timestamp):
-                if not table.rows["leaf"][row] and self.id_of(table, int(row)) == leaf:
+                if not table.row(row)["leaf"] and self.id_of(table, int(row)) == leaf:
                     found.append(self.entry(table.kind, int(row)))
         return found
 
     def entry(self, kind: Kind, row: int) -> Entry:
         """Return the entry of a row."""
         table = self.tables[kind.name]
-        return Entry(kind, self.id_of(table, row), row, int(table.rows["serial"][row]))
+        return Entry(kind, self.id_of(table, row), row, int(table.row(row)["serial"]))
 
     def renew(self, entry: Entry) -> Entry | None:
         """Return the entry of the same record as this catalogue has it; None if it is gone."""
-        rows = self.tables[entry.kind.name].rows
-        if entry.row < len(rows) and rows["serial"][entry.row] == entry.serial:
-            return None if rows["removed"][entry.row] else entry
+        table = self.tables[entry.kind.name]
+        row = table.row(entry.row) if entry.row < table.size else None
+        if row is not None and row["serial"] == entry.serial:
+            return None if row["removed"] else entry
         found = self.find(entry.id)
         return found if found is not None and found.serial == entry.serial else None
 
@@ -461,8 +526,8 @@ class Catalogue:
         for kind in KINDS.values():
             rows = self.select(kind)
             if len(rows):
-                moments = self.tables[kind.name].rows["timestamp"]
-                records[kind.name] = (len(rows), float(moments[rows[0]]), float(moments[rows[-1]]))
+                moments = self.tables[kind.name].moments_of(rows[[0, -1]])
+                records[kind.name] = (len(rows), float(moments[0]), float(moments[1]))
         spans = [table.span() for table in self.tables.values()]
         return Older(
             name=name,
@@ -477,7 +542,7 @@ class Catalogue:
     def _has_odd_ids(self) -> bool:
         for leaf, places in self._explicit.items():
             for kind, row in places:
-                record = self.tables[kind].rows[row]
+                record = self.tables[kind].row(row)
                 plain = KINDS[kind].leaf(
                     self.texts[int(record["name"])], float(record["timestamp"])
                 )

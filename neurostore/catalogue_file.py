@@ -18,17 +18,17 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import h5py
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 
-from neurostore import guard, h5attrs, ledger, remote
+from neurostore import guard, h5attrs, ledger, remote, tablerows
 from neurostore.catalogue import ROW, STATE, Catalogue, RowsRead, Table, Texts
-from neurostore.filters import threads
 from neurostore.schema import KINDS
+from neurostore.tablerows import CHUNK, ROW_TYPE, SOUND, UNCACHED, folded
 
 #: References to the groups of records, one for each row, in finished files: `shortcuts`.
 BESIDE = b"/objects"
@@ -51,21 +51,11 @@ __all__ = [
 ]
 
 GROUP = b"catalogue"
-_ROW_TYPE = h5t.py_create(ROW)
 _ROW_WORDS = struct.Struct(f"<{ROW.itemsize // 8}Q")
-_SOUND = 0x6E657572
-#: The word of a row that is 0 unless the record was removed or has an id of its own.
-_ODD_WORD = 6
 #: A row that is no record yet; a real one has a version.
 _UNUSED = np.zeros((), ROW)
 _UNUSED["timestamp"] = np.nan
 _UNUSED["removed"] = 1
-_UNCACHED = h5p.create(h5p.DATASET_ACCESS)
-_UNCACHED.set_chunk_cache(0, 0, 1.0)
-#: Rows in one chunk of a table: 32 KB; a million rows are then 1,954 chunks.
-CHUNK = 512
-#: Rows that a thread reads and checks at a time: 4 MB, so that few of them wait for each other.
-_BLOCK = 128 * CHUNK
 _STATE_SIZE = 16
 
 
@@ -117,7 +107,7 @@ def give_identity(h5file: h5py.File) -> None:
     for name in ("file_id_0", "file_id_1"):
         values[STATE.index(name)] = secrets.randbits(63)
     values[-1] = 0
-    values[-1] = np.bitwise_xor.reduce(values) ^ _SOUND
+    values[-1] = np.bitwise_xor.reduce(values) ^ SOUND
     state.write(h5s.ALL, h5s.ALL, values)
 
 
@@ -154,7 +144,7 @@ def _check_form(h5file: h5py.File) -> None:
     for path in (b"state", b"names", *(kind.encode() + b"/rows" for kind in KINDS)):
         # To be told that something is absent by an error takes a tenth of a millisecond.
         if path.partition(b"/")[0] in group and guard.exists(group, path):
-            dataset = h5d.open(group, path, _UNCACHED)
+            dataset = h5d.open(group, path, UNCACHED)
             guard.check_dataset(dataset, f"{GROUP.decode()}/{path.decode()}")
             size = math.prod(dataset.shape) * dataset.get_type().get_size()
             guard.check_size(dataset, size, None)
@@ -197,7 +187,7 @@ def state_at(descriptor: int, offset: int) -> dict[str, int] | None:
 
 def _state_of(data: bytes) -> dict[str, int] | None:
     values = struct.unpack(f"<{_STATE_SIZE}q", data)
-    if functools.reduce(operator.xor, values) != _SOUND:
+    if functools.reduce(operator.xor, values) != SOUND:
         return None
     return dict(zip(STATE, values, strict=False))
 
@@ -206,8 +196,8 @@ def chunk_place(h5file: h5py.File, name: str, row: int) -> int | None:
     """Return where in the file the chunk with a row of a table is, which never moves."""
     try:
         path = b"/".join((GROUP, name.encode(), b"rows"))
-        dataset = h5d.open(h5file.id, path, _UNCACHED)
-        if dataset.get_create_plist().get_chunk() != (CHUNK,) or dataset.get_type() != _ROW_TYPE:
+        dataset = h5d.open(h5file.id, path, UNCACHED)
+        if dataset.get_create_plist().get_chunk() != (CHUNK,) or dataset.get_type() != ROW_TYPE:
             return None
         place = dataset.get_chunk_info_by_coord((row - row % CHUNK,)).byte_offset
     except _DAMAGES:
@@ -217,12 +207,12 @@ def chunk_place(h5file: h5py.File, name: str, row: int) -> int | None:
 
 def sound_rows(rows: np.ndarray[Any, Any]) -> RowsRead | None:
     """Return those of at most a chunk of rows that are, or were, records; None for unsound ones."""
-    rows = rows[: _used(rows)]
+    rows = rows[: tablerows.used(rows)]
     words = rows.view("<u8").reshape(len(rows), ROW.itemsize // 8)
-    if not (_folded(words) == _SOUND).all():
+    if not (folded(words) == SOUND).all():
         return None
-    moments = np.ascontiguousarray(rows["timestamp"])
-    return RowsRead(rows, moments, np.flatnonzero(words[:, _ODD_WORD]))
+    odd = tablerows.odd_rows(words)
+    return RowsRead(rows, np.ascontiguousarray(rows["timestamp"]), odd, rows[odd])
 
 
 def _read_new(h5file: h5py.File, catalogue: Catalogue) -> None:
@@ -235,7 +225,9 @@ def _read_new(h5file: h5py.File, catalogue: Catalogue) -> None:
     for kind in list(KINDS.values()):
         if kind.name.encode() in group:
             table = catalogue.tables.setdefault(kind.name, Table(kind))
-            found = _read_rows(h5file, kind.name, table.size)
+            path = b"/".join((GROUP, kind.name.encode(), b"rows"))
+            dataset = h5d.open(h5file.id, path, UNCACHED)
+            found = tablerows.read(h5file, dataset, table.size, path.decode())
             if len(found.rows):
                 catalogue.adopt(kind, found)
     _check_counts(group, catalogue)
@@ -247,7 +239,7 @@ def _places(group: h5g.GroupID) -> Iterator[tuple[int, int]]:
         for path in (kind.encode() + link for link in (b"/rows", BESIDE)):
             if not guard.exists(group, path):
                 continue
-            dataset = h5d.open(group, path, _UNCACHED)
+            dataset = h5d.open(group, path, UNCACHED)
             if dataset.get_create_plist().get_layout() == h5d.CHUNKED:
                 found: list[tuple[int, int]] = []
                 dataset.chunk_iter(lambda info, to=found: to.append((info.byte_offset, info.size)))
@@ -283,90 +275,6 @@ def _read_texts(group: h5g.GroupID, texts: Texts) -> None:
     texts.written = len(texts)
 
 
-def _read_rows(h5file: h5py.File, name: str, first: int) -> RowsRead:
-    """Read the rows of a kind from ``first`` on, and check each one.
-
-    Block by block, in threads: most of the time is the reading of 64 bytes a row into fresh memory.
-    """
-    path = b"/".join((GROUP, name.encode(), b"rows"))
-    dataset = h5d.open(h5file.id, path, _UNCACHED)
-    rows = np.empty(dataset.shape[0] - first, ROW)
-    moments = np.empty(len(rows), "<f8")
-    fill, lock_free = _filler(h5file, dataset, first)
-
-    def look(start: int) -> tuple[int, np.ndarray[Any, Any]]:
-        block = rows[start : start + _BLOCK]
-        fill(first + start, block)
-        block = block[: _used(block)]
-        moments[start : start + len(block)] = block["timestamp"]
-        words = block.view("<u8").reshape(len(block), -1)
-        if not (_folded(words) == _SOUND).all():
-            raise ValueError(f"catalogue/{name}/rows: a row fails its check")
-        return start + len(block), start + np.flatnonzero(words[:, _ODD_WORD])
-
-    starts = range(0, len(rows), _BLOCK)
-    nbytes = rows.nbytes if lock_free else 0
-    looked = list(threads.each(look, zip(starts), nbytes, _BLOCK * ROW.itemsize))
-    used = 0
-    for start, (end, _) in zip(starts, looked, strict=True):
-        if used < start:
-            raise ValueError(f"catalogue/{name}/rows: the table ends before its last chunk")
-        used = end
-    odd = np.concatenate([np.arange(0), *(found for _, found in looked)])
-    return RowsRead(rows[:used], moments[:used], odd)
-
-
-_Fill = Callable[[int, np.ndarray[Any, Any]], None]
-
-
-def _filler(h5file: h5py.File, dataset: h5d.DatasetID, first: int) -> tuple[_Fill, bool]:
-    """Return what fills an array with rows of a table, and whether it does without HDF5.
-
-    HDF5 takes 10 us for each chunk; from a plain file all of them are read where they lie, side
-    by side wherever they do.
-    """
-
-    def by_hdf5(first: int, block: np.ndarray[Any, Any]) -> None:
-        space = dataset.get_space()
-        space.select_hyperslab((first,), (len(block),))
-        dataset.read(h5s.create_simple((len(block),)), space, block, _ROW_TYPE)
-
-    plain = h5file.driver == "sec2" and dataset.get_create_plist().get_chunk() == (CHUNK,)
-    if first or not plain or not hasattr(os, "preadv") or dataset.get_type() != _ROW_TYPE:
-        return by_hdf5, False
-    descriptor = h5file.id.get_vfd_handle()
-    places: list[int] = []
-    dataset.chunk_iter(lambda info: places.append(info.byte_offset))
-    if len(places) * CHUNK != dataset.shape[0]:
-        return by_hdf5, False
-
-    def by_bytes(first: int, block: np.ndarray[Any, Any]) -> None:
-        into = block.view("u1").data
-        for offset, length in _pieces(places, first, len(block)):
-            if os.preadv(descriptor, (into[:length],), offset) != length:
-                raise OSError(f"fewer than {length} bytes at {offset}")
-            into = into[length:]
-
-    return by_bytes, True
-
-
-def _pieces(places: list[int], first: int, count: int) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of the pieces of a file that hold rows."""
-    offset = length = 0
-    while count:
-        number, inside = divmod(first, CHUNK)
-        taken = min(count, CHUNK - inside)
-        where = places[number] + inside * ROW.itemsize
-        if where != offset + length:
-            if length:
-                yield offset, length
-            offset, length = where, 0
-        length += taken * ROW.itemsize
-        first, count = first + taken, count - taken
-    if length:
-        yield offset, length
-
-
 def _check_counts(group: h5g.GroupID, catalogue: Catalogue) -> None:
     """Raise where rows or texts are missing; kinds that this version lacks count too."""
     rows = sum(table.size for table in catalogue.tables.values())
@@ -376,28 +284,6 @@ def _check_counts(group: h5g.GroupID, catalogue: Catalogue) -> None:
             raise ValueError(f"catalogue: {rows} rows, expected {catalogue.state['rows']}")
     if catalogue.texts.crc != catalogue.state["texts_crc"]:
         raise ValueError("catalogue/names: its bytes fail their checksum")
-
-
-def _used(rows: np.ndarray[Any, Any]) -> int:
-    """Return how many rows are, or were, records: those before the first without a version.
-
-    A damaged version fails the check of its row or, in the last chunk, ends the table early,
-    which the count of rows shows.
-    """
-    tail = rows["version"][-CHUNK:] == 0
-    return len(rows) - len(tail) + int(np.argmax(tail)) if tail.any() else len(rows)
-
-
-def _folded(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Xor all words of each row and fold them to 32 bits: `_SOUND` where it is as written.
-
-    Column by column, since NumPy takes three times as long to reduce rows of eight.
-    """
-    total: np.ndarray[Any, Any] = words[:, 0] ^ words[:, 1]
-    for column in range(2, words.shape[1]):
-        total ^= words[:, column]
-    folded: np.ndarray[Any, Any] = (total ^ (total >> np.uint64(32))).astype("<u4")
-    return folded
 
 
 # -- writing -----------------------------------------------------------------------------------
@@ -439,7 +325,7 @@ class Writer:
         """Open a dataset of the catalogue, without a chunk cache: a row is written as a row."""
         dataset = self._opened.get(link)
         if dataset is None:
-            dataset = self._opened[link] = h5d.open(self._root, GROUP + b"/" + link, _UNCACHED)
+            dataset = self._opened[link] = h5d.open(self._root, GROUP + b"/" + link, UNCACHED)
         return dataset
 
     def _write_texts(self, texts: Texts) -> None:
@@ -500,21 +386,21 @@ def _runs(rows: Iterable[int]) -> list[tuple[int, int]]:
 def _state_values(catalogue: Catalogue) -> np.ndarray[Any, Any]:
     values = np.zeros(_STATE_SIZE, "<i8")
     values[: len(STATE)] = [catalogue.state[name] for name in STATE]
-    values[-1] = np.bitwise_xor.reduce(values) ^ _SOUND
+    values[-1] = np.bitwise_xor.reduce(values) ^ SOUND
     return values
 
 
 def _checked(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Give each row the check that makes its words fold to `_SOUND`."""
+    """Give each row the check that makes its words fold to `SOUND`."""
     rows["check"] = 0
     if len(rows) == 1:  # most commits: the same without NumPy's overhead
         total = 0
         for word in _ROW_WORDS.unpack(rows.tobytes()):
             total ^= word
-        rows["check"] = (total ^ (total >> 32)) & 0xFFFFFFFF ^ _SOUND
+        rows["check"] = (total ^ (total >> 32)) & 0xFFFFFFFF ^ SOUND
     else:
         words = np.ascontiguousarray(rows).view("<u8").reshape(len(rows), -1)
-        rows["check"] = _folded(words) ^ np.uint32(_SOUND)
+        rows["check"] = folded(words) ^ np.uint32(SOUND)
     return rows
 
 

@@ -172,7 +172,7 @@ def _since(
         held = member.catalogue
         for kind in kinds:
             rows = held.select(kind, name=name)
-            fresh = rows[held.tables[kind.name].rows["serial"][rows] >= serial]
+            fresh = rows[held.tables[kind.name].take(rows)["serial"] >= serial]
             found += [held.entry(kind, int(row)) for row in fresh]
         if any((table.rows["serial"] < serial).any() for table in held.tables.values()):
             break  # older files hold what is older still

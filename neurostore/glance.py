@@ -86,7 +86,7 @@ def of_store(view: View, mode: str) -> Page:
             health.add(member)
             held = member.catalogue
             for kind in KINDS.values():
-                found = held.tables[kind.name].rows[held.select(kind)]
+                found = held.tables[kind.name].take(held.select(kind))
                 tallies[kind.name].add(found["timestamp"], found["stored_bytes"])
                 if kind.label:
                     codes = np.unique(found["name"]).tolist()

@@ -53,7 +53,7 @@ class _Found:
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
         """Return one column of the rows."""
-        return np.asarray(self.held.tables[self.kind.name].rows[name][self.rows])
+        return np.asarray(self.held.tables[self.kind.name].take(self.rows)[name])
 
     def texts(self, name: str) -> list[str]:
         """Return a column of codes as the texts they stand for."""

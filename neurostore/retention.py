@@ -202,7 +202,7 @@ class _History:
             for number, kind in enumerate(self.kinds):
                 rows = held.select(kind)
                 if len(rows):
-                    found = held.tables[kind.name].rows[rows]
+                    found = held.tables[kind.name].take(rows)
                     whole = np.full(len(rows), place), np.full(len(rows), number), rows
                     own = found["timestamp"], found["serial"], codes[found["name"]]
                     pieces.append((*whole, *own))

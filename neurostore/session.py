@@ -209,7 +209,7 @@ class Session(OpenFile):
         with self.reading() as h5file:
             held = self._catalogue_for(h5file)
             entry = self._renewed(held, entry)
-            row = held.tables[entry.kind.name].rows[entry.row]
+            row = held.tables[entry.kind.name].row(entry.row)
             found = self._look(h5file, entry)
             ds = reading.record(
                 list(found.values()),
@@ -228,7 +228,7 @@ class Session(OpenFile):
         with self.reading() as h5file:
             held = self._catalogue_for(h5file)
             entry = self._renewed(held, entry)
-            row = held.tables[entry.kind.name].rows[entry.row]
+            row = held.tables[entry.kind.name].row(entry.row)
             name = held.text(int(row["name"]))
             return {
                 address: reading.record([part], entry.kind, float(row["timestamp"]), name)
@@ -249,7 +249,7 @@ class Session(OpenFile):
         """Return the parts of a record; those of a known structure without opening a variable."""
         held = self._catalogue_for(h5file)
         tree.point_at(h5file, held, entry)
-        row = held.tables[entry.kind.name].rows[entry.row]
+        row = held.tables[entry.kind.name].row(entry.row)
         source = self._source(held, entry)
         trusted = self.is_untouched() and entry.serial >= held.state["trusted_from"]
         code = int(row["structure"]) if trusted else 0

@@ -61,7 +61,7 @@ class _Sum:
     def _add_kind(
         self, member: Session, held: Catalogue, kind: Kind, rows: np.ndarray[Any, Any]
     ) -> None:
-        table = held.tables[kind.name].rows[rows]
+        table = held.tables[kind.name].take(rows)
         self.records[kind.name] += len(rows)
         low, high = float(table["timestamp"][0]), float(table["timestamp"][-1])
         first, last = self.spans.get(kind.name, (low, high))

@@ -87,6 +87,6 @@ class Tails:
         if len(data) != (count + 1) * ROW.itemsize:
             return None
         rows: np.ndarray[Any, Any] = np.frombuffer(bytearray(data), ROW)
-        if rows[:1].tobytes() != table.rows[-1:].tobytes():
+        if rows[:1].tobytes() != table.row(table.size - 1).tobytes():
             return None
         return catalogue_file.sound_rows(rows[1:])

@@ -124,7 +124,7 @@ def clashing(held: Sequence[tuple[int, Catalogue]], low: float, high: float) -> 
     moments: dict[int, list[np.ndarray[Any, Any]]] = {}
     for origin, one in held:
         for kind in KINDS.values():
-            found = one.tables[kind.name].rows["timestamp"][one.select(kind, low, high)]
+            found = one.tables[kind.name].moments_of(one.select(kind, low, high))
             moments.setdefault(origin, []).append(found)
     each = [np.unique(np.concatenate(parts)) for parts in moments.values()]
     if len(each) < 2:
@@ -136,7 +136,7 @@ def clashing(held: Sequence[tuple[int, Catalogue]], low: float, high: float) -> 
     for origin, one in held if len(shared) else ():
         for kind in KINDS.values():
             rows = one.select(kind, low, high)
-            rows = rows[np.isin(one.tables[kind.name].rows["timestamp"][rows], shared)]
+            rows = rows[np.isin(one.tables[kind.name].moments_of(rows), shared)]
             several |= {i for i in one.ids(kind, rows) if first.setdefault(i, origin) != origin}
     return frozenset(several)
 

@@ -56,6 +56,7 @@ FLOORS = {
     "arrays": 3,
     "catalogue": 2.5,
     "catalogue_file": 3,
+    "tablerows": 2.75,
     "tails": 3.25,
     "chunking": 3.25,
     "index": 3,

@@ -17,8 +17,9 @@ import pytest
 import xarray as xr
 
 import neurostore
-from neurostore import catalogue_file, schema
-from neurostore.errors import RecordNotFoundError, StoreError, ValidationError
+from neurostore import catalogue_file, schema, tablerows
+from neurostore.catalogue import ROW
+from neurostore.errors import DamagedError, RecordNotFoundError, StoreError, ValidationError
 from neurostore.schema import KINDS
 from neurostore.session import attach
 
@@ -130,7 +131,7 @@ def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     session = attach(path, "a")
     with session.writing(timeout=10, durability="process") as catalogue:
         table = catalogue.tables["spike_train"]
-        rows = np.repeat(table.rows[:1], 2 * catalogue_file._BLOCK + 700)
+        rows = np.repeat(table.rows[:1], 2 * tablerows.BLOCK + 700)
         rows["timestamp"] = rows["serial"] = np.arange(1, len(rows) + 1)
         catalogue.state["serial"] += len(rows)
         table.append(rows)
@@ -143,7 +144,7 @@ def test_many_rows_are_read_in_order(many_rows: Path) -> None:
         held = catalogue_file.read(h5file)
     assert held is not None
     rows = held.tables["spike_train"].rows
-    assert len(rows) == 2 * catalogue_file._BLOCK + 701
+    assert len(rows) == 2 * tablerows.BLOCK + 701
     assert (rows["timestamp"] == np.arange(len(rows))).all()
     found = held.select(KINDS["spike_train"], len(rows) - 3.0)
     assert found.tolist() == [len(rows) - 3, len(rows) - 2, len(rows) - 1]
@@ -157,11 +158,53 @@ def test_damage_is_seen_in_every_block(
     path = Path(shutil.copy(many_rows, tmp_path))
     with h5py.File(path, "r+") as h5file:  # beside the end of the first block
         table = h5file["catalogue/spike_train/rows"]
-        row = table[catalogue_file._BLOCK - back]
+        row = table[tablerows.BLOCK - back]
         row[column] = 0
-        table[catalogue_file._BLOCK - back] = row
+        table[tablerows.BLOCK - back] = row
         h5file.flush()
         assert catalogue_file.read(h5file) is None
+
+
+def test_of_a_long_table_the_rows_stay_in_the_file(many_rows: Path, tmp_path: Path) -> None:
+    path, kind = Path(shutil.copy2(many_rows, tmp_path)), KINDS["spike_train"]
+    session = attach(path, "a")
+    with session.writing(timeout=10, durability="process") as catalogue:
+        gone = catalogue.find("train_70000.0")
+        assert gone is not None
+        catalogue.remove(gone)
+        catalogue.add(kind, timestamp=70_000.5, name="", leaf="of its own")
+    session.close()
+    with h5py.File(path) as h5file:
+        held = catalogue_file.read(h5file)
+        assert held is not None
+        rows = h5file["catalogue/spike_train/rows"].id
+        offset = rows.get_chunk_info_by_coord((20 * tablerows.CHUNK,)).byte_offset
+    expected = ["train_69999.0", "of its own", "train_70001.0"]
+    with path.open("r+b") as file:  # what nobody asks for is not looked at
+        file.seek(offset)
+        row = file.read(ROW.itemsize)
+        file.seek(offset)
+        file.write(row[:8] + b"?" + row[9:])
+    assert held.ids(kind, held.select(kind, 69_999.0, 70_001.0)) == expected
+    assert [held.find(found).id for found in expected] == expected  # type: ignore[union-attr]
+    assert held.find("train_70000.0") is None
+    assert held.has_given("train_70000.0", 70_000.0)
+    assert held.tables["spike_train"].gone().tolist() == [70_000]
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(row)
+    every = held.select(kind)
+    assert held.ids(kind, every)[70_000:70_002] == ["of its own", "train_70001.0"]
+    assert len(every) == len(held.tables["spike_train"].rows) - 1
+
+
+def test_a_row_that_is_damaged_after_it_was_read_is_named(many_rows: Path) -> None:
+    with many_rows.open("rb") as file:
+        unread = tablerows.Unread(file.fileno(), np.array([0]), 3, "rows", patience=0.01)
+        with pytest.raises(DamagedError, match="rows: of rows 1 to 2 one fails"):
+            unread.take(np.array([1, 2]))
+        with pytest.raises(DamagedError, match="rows 0 to 2"):
+            unread.all()
 
 
 def test_a_reader_reads_new_rows_alone(path: Path) -> None:
