@@ -196,6 +196,9 @@ class Held:
         return np.asarray(self.values[key or ()])
 
 
+_ALL = slice(None)
+
+
 class _Adapted(BackendArray):
     """What xarray asks of a lazy array, on top of one method for ints and slices."""
 
@@ -203,6 +206,9 @@ class _Adapted(BackendArray):
     dtype: np.dtype[Any]
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        whole = (_ALL,) * len(self.shape)
+        if isinstance(key, indexing.BasicIndexer) and key.tuple == whole:
+            return self._get(key.tuple)
         return indexing.explicit_indexing_adapter(
             key, self.shape, indexing.IndexingSupport.BASIC, self._get
         )

@@ -146,8 +146,8 @@ class Table:
         return self.rows[rows] if found is None else found
 
     def row(self, row: int) -> np.void:
-        """Return a copy of one row."""
-        found: np.void = self.take(np.array([row]))[0]
+        """Return one row as it is."""
+        found: np.void = self.rows[row] if self._unread is None else self.take(np.array([row]))[0]
         return found
 
     def adopt(self, found: RowsRead) -> None:
@@ -253,6 +253,8 @@ class Table:
 
     def between(self, low: float, high: float) -> np.ndarray[Any, Any]:
         """Return the live rows with ``low <= timestamp <= high``, in time order."""
+        if not self.size:
+            return np.arange(0)
         moments, order = self._sort()
         first = int(np.searchsorted(moments, low, "left"))
         last = int(np.searchsorted(moments, high, "right"))
@@ -438,7 +440,13 @@ class Catalogue:
 
     def id_of(self, table: Table, row: int) -> str:
         """Return the id of a row."""
-        return self._ids(table, np.array([row]))[0]
+        return self._id(table, table.row(row))
+
+    def _id(self, table: Table, record: np.void) -> str:
+        code = int(record["leaf"])
+        if code:
+            return self.texts[code]
+        return table.kind.leaf(self.texts[int(record["name"])], float(record["timestamp"]))
 
     def _ids(self, table: Table, rows: np.ndarray[Any, Any]) -> list[str]:
         chosen, texts = table.take(rows), self.texts
@@ -495,15 +503,18 @@ class Catalogue:
         except ValueError:
             return found
         for table in self.tables.values():
-            for row in table.between(timestamp, timestamp):
-                if not table.row(row)["leaf"] and self.id_of(table, int(row)) == leaf:
-                    found.append(self.entry(table.kind, int(row)))
+            if table.size:
+                for row in table.between(timestamp, timestamp).tolist():
+                    record = table.row(row)
+                    if not record["leaf"] and self._id(table, record) == leaf:
+                        found.append(Entry(table.kind, leaf, row, int(record["serial"])))
         return found
 
     def entry(self, kind: Kind, row: int) -> Entry:
         """Return the entry of a row."""
         table = self.tables[kind.name]
-        return Entry(kind, self.id_of(table, row), row, int(table.row(row)["serial"]))
+        record = table.row(row)
+        return Entry(kind, self._id(table, record), row, int(record["serial"]))
 
     def renew(self, entry: Entry) -> Entry | None:
         """Return the entry of the same record as this catalogue has it; None if it is gone."""

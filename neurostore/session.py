@@ -180,30 +180,6 @@ class Session(OpenFile):
                 leaving.setdefault(part.path, []).append((entry.id, f"{number}_{position}"))
         tree.set_aside(self._writer, leaving)
 
-    def read_values(
-        self, source: RecordSource, address: str, selection: Key | None
-    ) -> np.ndarray[Any, Any]:
-        """Return values of one dataset as they are on disk; the one place that reads chunks."""
-        with self.reading() as h5file:
-            source.check(self._catalogue_for(h5file))
-            return tree.read_values(h5file, str(self.path), address, selection, source.limit)
-
-    def chunks(self, source: RecordSource, address: str) -> tuple[int, ...] | None:
-        """Return the shape of the chunks of one dataset; None where it has none."""
-        with self.reading() as h5file:
-            source.check(self._catalogue_for(h5file))
-            return tree.chunks(h5file, str(self.path), address)
-
-    def fill_values(self, wanted: Sequence[Wanted]) -> None:
-        """Fill arrays with values of many records, whose chunks are decoded together."""
-        with self.reading() as h5file:
-            held = self._catalogue_for(h5file)
-            for source in {id(entry[0]): entry[0] for entry in wanted}.values():
-                source.check(held)
-            limits = [entry[0].limit for entry in wanted if entry[0].limit is not None]
-            limit = min(limits) if limits else None
-            tree.fill_values(h5file, str(self.path), [entry[1:] for entry in wanted], limit)
-
     def open_record(self, entry: Entry) -> tuple[xr.Dataset, dict[str, Place]]:
         """Return one record, lazily, and where the values of its variables are."""
         with self.reading() as h5file:
@@ -371,28 +347,37 @@ class RecordSource:
         return ()
 
     def read(self, address: str, selection: Key | None) -> np.ndarray[Any, Any]:
-        """Return values of one dataset of the record."""
-        return again(
-            lambda: self._with_file(lambda session: session.read_values(self, address, selection))
-        )
+        """Return values of one dataset of the record as they are on disk."""
+
+        def read(h5file: H5File, where: str, held: Catalogue) -> np.ndarray[Any, Any]:
+            self.check(held)
+            return tree.read_values(h5file, where, address, selection, self.limit)
+
+        return again(lambda: self._with_file(read))
 
     def chunks(self, address: str) -> tuple[int, ...] | None:
-        """Return the shape of the chunks of one dataset of the record."""
-        return again(lambda: self._with_file(lambda session: session.chunks(self, address)))
+        """Return the shape of the chunks of one dataset of the record; None where it has none."""
 
-    def _with_file(self, use: Callable[[Session], Value]) -> Value:
-        """Use the file of the record, which may have been rotated since."""
+        def look(h5file: H5File, where: str, held: Catalogue) -> tuple[int, ...] | None:
+            self.check(held)
+            return tree.chunks(h5file, where, address)
+
+        return again(lambda: self._with_file(look))
+
+    def _with_file(self, use: Callable[[H5File, str, Catalogue], Value]) -> Value:
+        """Use the file of the record, which may have been rotated since, and its catalogue."""
         with pinned(_path(self.path)) as session, session.reading() as h5file:
             held = session._catalogue_for(h5file)
             if held.file_id == self.file_id:
-                return use(session)
+                return use(h5file, str(session.path), held)
             older = held.ledger.after_rotation(self.file_id)
         for name in older:
             rotated = _path(self.path).with_name(name)
             try:
-                with pinned(rotated) as session:
-                    if session.catalogue.file_id == self.file_id:
-                        return use(session)
+                with pinned(rotated) as session, session.reading() as h5file:
+                    held = session._catalogue_for(h5file)
+                    if held.file_id == self.file_id:
+                        return use(h5file, str(session.path), held)
             except StoreNotFoundError:
                 raise StoreNotFoundError(
                     f"{rotated}: is not there; {self.path} was rotated to it after "
@@ -409,8 +394,16 @@ class RecordSource:
         return str(self.path), self.file_id
 
     def fill(self, wanted: Sequence[Wanted]) -> None:
-        """Fill arrays with values of records of this file."""
-        again(lambda: self._with_file(lambda session: session.fill_values(wanted)))
+        """Fill arrays with values of records of this file, whose chunks are decoded together."""
+
+        def fill(h5file: H5File, where: str, held: Catalogue) -> None:
+            for source in {id(entry[0]): entry[0] for entry in wanted}.values():
+                source.check(held)
+            limits = [entry[0].limit for entry in wanted if entry[0].limit is not None]
+            limit = min(limits) if limits else None
+            tree.fill_values(h5file, where, [entry[1:] for entry in wanted], limit)
+
+        again(lambda: self._with_file(fill))
 
     def check(self, held: Catalogue) -> None:
         """Raise unless the record is still there, and still the one that was opened."""

@@ -92,6 +92,10 @@ __all__ = [
     "write_ledger",
 ]
 
+#: Chunks are read past HDF5, or once: a cache of them would only have to be made.
+_UNCACHED = h5p.create(h5p.DATASET_ACCESS)
+_UNCACHED.set_chunk_cache(0, 0, 1.0)
+
 H5File: TypeAlias = h5py.File
 
 #: Records that are grown in turns without looking each up again.
@@ -580,4 +584,4 @@ def _dataset(h5file: H5File, where: str, address: str) -> h5d.DatasetID:
             raise RecordNotFoundError(
                 f"{where}: {address} is not there any more; it was removed after it was opened"
             )
-        return h5d.open(start, link)
+        return h5d.open(start, link, _UNCACHED)
