@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tiers import FULL
+
 from neurostore.journal import HEADER, Journal
 from neurostore.osio import OsIO
-
-FULL = os.environ.get("NEUROSTORE_CRASH") == "full"
 
 Image = dict[str, bytes]
 

@@ -31,6 +31,7 @@ from samples import (
     values,
     variants,
 )
+from tiers import FULL
 
 import neurostore
 from neurostore import HDF5Storage, builders
@@ -362,6 +363,8 @@ def goes_with_any_compression(kind: Kind, tmp_path: Path) -> None:
     ]
     settings += [{"compression": name} for name in ("lzf", "szip", None)]
     settings += [{"compression_opts": 9, "compression": "lzf"}, {"chunk_size": 1}]
+    if not FULL:  # each way by every third kind
+        settings = settings[sum(kind.name.encode()) % 3 :: 3]
     for number, chosen in enumerate(settings):
         ds = record(kind, timestamp=float(number))
         with opened(tmp_path, **chosen) as store:

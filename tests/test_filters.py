@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numcodecs.fletcher32 import Fletcher32
+from tiers import examples
 
 import neurostore
 from neurostore.errors import DamagedError, ValidationError
@@ -136,7 +137,7 @@ OPTIONS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(arrays(), OPTIONS, st.sampled_from([SMALL_CHUNKS, 4, 1024]))
 def test_h5py_and_we_read_what_we_write(
     array: np.ndarray, options: tuple[str | None, int | None], chunk_size: int
@@ -163,7 +164,7 @@ def selections(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[slice | int, ..
     return tuple(chosen)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(arrays(), OPTIONS, st.data())
 def test_a_selection_is_what_numpy_selects(
     array: np.ndarray, options: tuple[str | None, int | None], data: st.DataObject
@@ -176,7 +177,7 @@ def test_a_selection_is_what_numpy_selects(
         same(read(dataset, selection), np.asarray(array[selection], array.dtype))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     arrays(max_side=12),
     st.booleans(),
@@ -342,7 +343,7 @@ def test_a_flipped_bit_is_reported_with_its_place(
     same(read(dataset), array)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.sampled_from([None, "gzip"]), st.booleans(), st.integers(1, 300), st.data())
 def test_no_change_of_a_byte_gives_other_values(
     compression: str | None, shuffle: bool, n: int, data: st.DataObject
@@ -736,7 +737,7 @@ def test_planes_that_look_right_and_are_not_are_damage(h5file: h5py.File, name: 
 
 
 @given(st.integers(0, 600_000), st.integers(0, 2**32), st.sampled_from([None, 0, 255]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_the_checksum_is_that_of_hdf5(n: int, seed: int, byte: int | None) -> None:
     data = np.random.default_rng(seed).integers(0, 256, n).astype("u1")
     if byte is not None:

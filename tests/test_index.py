@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import examples
 from xarray.core import indexing
 
 from neurostore.errors import MisalignedRecordsError, ValidationError
@@ -157,7 +158,7 @@ def test_empty_train() -> None:
     assert kept(ds, spike_times=slice(0, 1), neuron_ids=[1]) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     spikes=st.lists(st.tuples(st.integers(-4, 4), st.integers(-3, 3)), max_size=12),
     bounds=st.tuples(st.none() | st.integers(-5, 5), st.none() | st.integers(-5, 5)),

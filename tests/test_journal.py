@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 from children import Child, Say, needs_fork
 from crash import (
-    FULL,
     MUTANTS,
     FaultyIO,
     Image,
@@ -31,6 +30,7 @@ from crash import (
     crash_states,
     kill_states,
 )
+from tiers import FULL
 
 from neurostore.errors import ClosedError, StoreError, StoreExistsError, WriteError
 from neurostore.journal import HEADER, Journal, journal_path, pending, read_journal, recover

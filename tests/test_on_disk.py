@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from samples import NAME, array, record
+from tiers import FULL
 
 import neurostore
 from neurostore.schema import KINDS
@@ -61,6 +62,7 @@ class Filled:
 
     path: Path
     records: dict[str, xr.Dataset]
+    compacted: bool = False
 
     def parts(self) -> Iterator[tuple[str, xr.Dataset]]:
         for record_id, ds in self.records.items():
@@ -125,7 +127,7 @@ def fill_with_compact(path: Path) -> Filled:
         removed = store.cleanup(0, now=6e8)
         assert set(removed) == set(ids)
         store.compact()
-    return filled
+    return replace(filled, compacted=True)
 
 
 @pytest.fixture(scope="module", params=["stored", "compacted"])
@@ -301,7 +303,10 @@ def test_nothing_removed_is_left_after_compaction(filled: Filled) -> None:
 @pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4"])
 def test_stock_engines_read_every_part_labelled(filled: Filled, engine: str) -> None:
     parts = list(filled.parts())
-    for address, ds in parts if engine == "h5netcdf" else parts[::7]:  # it opens the whole file
+    step = 1 if engine == "h5netcdf" else 7  # netcdf4 opens the whole file
+    if filled.compacted and not FULL:
+        step *= 4
+    for address, ds in parts[::step]:
         with xr.open_dataset(filled.path, group=address, engine=engine) as part:
             part.load()
         assert set(part.variables) <= set(ds.variables) | {"timestamp"}

@@ -22,6 +22,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samples import NAME, array, assert_same_values, dtype_of
+from tiers import examples
 
 import neurostore
 from neurostore import content, growing
@@ -704,7 +705,9 @@ def test_a_recorder_goes_on_in_the_next_file_of_a_series(tmp_path: Path) -> None
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(12),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=8),

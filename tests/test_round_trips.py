@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from samples import assert_same, assert_same_attrs, assert_same_values
+from tiers import examples
 
 import neurostore
 from neurostore import HDF5Storage
 from neurostore.store import Store
 
 FEW = settings(
-    max_examples=40,
+    max_examples=examples(25),
     deadline=None,
     derandomize=True,
     database=None,
@@ -527,7 +528,7 @@ def test_an_odd_name(store: Store, name: str) -> None:
         assert reader.retrieve(other_id).attrs["reservoir_id"] == name
 
 
-@settings(FEW, max_examples=100)
+@settings(FEW, max_examples=examples(40))
 @given(NAMES)
 def test_any_name(shared: Store, name: str) -> None:
     with HDF5Storage(shared.path, durability="process") as storage:
@@ -589,7 +590,7 @@ def test_odd_layer_names(tmp_path: Path, names: list[str], ragged: bool) -> None
         assert_same(storage.store.retrieve(storage.store.store(ds)), ds)
 
 
-@settings(FEW, max_examples=60)
+@settings(FEW, max_examples=examples(30))
 @given(
     st.dictionaries(
         NAMES | st.text(string.ascii_lowercase + "_%/", min_size=1, max_size=4),

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tiers import examples
 
 import neurostore
 from neurostore.errors import MissingFileWarning, RecordNotFoundError, StoreNotFoundError
@@ -166,5 +167,5 @@ QUICK: dict[str, Any] = {
 
 def test_a_series_is_a_dict_of_records() -> None:
     run_state_machine_as_test(
-        SeriesMachine, settings=settings(max_examples=15, stateful_step_count=25, **QUICK)
+        SeriesMachine, settings=settings(max_examples=examples(8), stateful_step_count=25, **QUICK)
     )

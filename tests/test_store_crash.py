@@ -1,8 +1,8 @@
 """Crashes and faults of the whole store: every operation of the system is one to die in.
 
 The recovered content is that of the last acknowledged step or of the one in flight, and storing
-goes on afterwards; a full disk is reported and costs nothing. `NEUROSTORE_CRASH=full` looks at
-every state instead of a seeded sample, which takes hours rather than seconds.
+goes on afterwards; a full disk is reported and costs nothing. `NEUROSTORE_TESTS=full` looks at
+every state instead of a seeded sample.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 from crash import (
     FILE_MUTANTS,
-    FULL,
     MUTANTS,
     FaultyIO,
     Image,
@@ -30,6 +29,7 @@ from crash import (
     crash_states,
     kill_states,
 )
+from tiers import FULL
 from workload import STEPS, Content, content, content_at, fits, spikes
 
 import neurostore

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from samples import assert_same, record
+from tiers import examples
 
 import neurostore
 from neurostore import HDF5Storage, RecordNotFoundError, ValidationError
@@ -268,7 +269,8 @@ EVERYTHING: dict[str, Any] = {
 
 def test_a_store_is_a_dict_of_records() -> None:
     run_state_machine_as_test(
-        StoreMachine, settings=settings(max_examples=25, stateful_step_count=30, **EVERYTHING)
+        StoreMachine,
+        settings=settings(max_examples=examples(12), stateful_step_count=30, **EVERYTHING),
     )
 
 
