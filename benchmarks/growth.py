@@ -14,7 +14,7 @@ NAME = "growth"
 
 def run(folder: Path, *, quick: bool) -> Table:
     """Alternate between a file of 100 records and one of 20,000."""
-    few, many = (100, 2_000) if quick else (100, 20_000)
+    few, many = (100, 400) if quick else (100, 20_000)
     small, large = trains.store_file(folder, few), trains.store_file(folder, many)
     with (
         neurostore.open(large, durability="process") as ours,

@@ -30,7 +30,7 @@ def run(folder: Path, *, quick: bool) -> Table:
         "beyond the loaded array itself. The dask array is made as it is stored, in chunks of "
         "32 MB; what is set beside ours is the size of the array.",
     )
-    small = 64 * MB
+    small = 8 * MB
     cases = {
         "store a NumPy array": ("numpy", small if quick else 2 * 1024 * MB, 256),
         "load it": ("load", small if quick else 2 * 1024 * MB, 256),
