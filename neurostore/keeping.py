@@ -6,8 +6,8 @@ Every method checks and delegates; `neurostore.store.Store` inherits them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,10 +154,8 @@ class Kept:
         """Close the file off under a new name; `neurostore.store` says how."""
         raise NotImplementedError
 
-    @contextmanager
-    def _writing(self) -> Iterator[Session]:
+    def _writing(self) -> AbstractContextManager[Session]:
         raise NotImplementedError
-        yield self._session()
 
     def repack(
         self,

@@ -14,7 +14,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 from neurostore import journal, osio, overlay, tree
 from neurostore.catalogue import Catalogue
@@ -38,6 +39,8 @@ from neurostore.tree import H5File
 
 __all__ = ["OpenFile", "drop_inherited"]
 
+File = TypeVar("File", bound="OpenFile")
+
 _of_the_parent: list[OpenFile] = []
 
 #: Seconds that a reader waits for a commit to be applied.
@@ -47,6 +50,25 @@ _TURN = 0.05
 #: Seconds that the end of the interpreter waits for a thread.
 _LAST_TURN = 2.0
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+class Spoiling(Generic[File]):
+    """See `OpenFile.spoiling`; a generator would take a twentieth of storing a small record."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+
+    def __enter__(self) -> File:
+        self._file.go_deeper()
+        return self._file
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.come_back(error)
 
 
 class OpenFile(Handles):
@@ -311,17 +333,19 @@ class OpenFile(Handles):
             beside: Self = self._aside
             return beside
 
-    @contextmanager
-    def spoiling(self) -> Iterator[None]:
+    def spoiling(self) -> Spoiling[Self]:
         """Remember a failure in mid-write: half a record must not be committed with the rest."""
+        return Spoiling(self)
+
+    def go_deeper(self) -> None:
+        """Begin something inside an open batch."""
         self._depth += 1
-        try:
-            yield
-        except BaseException as error:
+
+    def come_back(self, error: BaseException | None) -> None:
+        """End what was begun inside an open batch; after an error nothing of the batch is kept."""
+        self._depth -= 1
+        if error is not None:
             self._spoiled = error
-            raise
-        finally:
-            self._depth -= 1
 
     def sealed(self, held: Ledger) -> SealedError:
         """Make the error that says where to go on from a file that was rotated."""

@@ -145,8 +145,14 @@ class CrashSafeFile(View):
         """Write at the position: behind the committed end to the file, before it to memory."""
         try:
             if self.error is None and os.getpid() == self._pid:
-                self._write(data, self._position)
-                self._position += len(data)
+                start, tail = self._position, self._tail
+                self._position = stop = start + len(data)
+                room = _GATHERED - len(tail) - len(data)
+                if tail and room >= 0 and start == self._tail_start + len(tail):
+                    tail += data  # most pieces of a record: what `_gather` comes to
+                    self._eoa = max(self._eoa, stop)
+                else:
+                    self._write(data, start)
         except BaseException as error:  # noqa: BLE001 (kept, and raised by commit)
             self._keep("write", error)
         return len(data)

@@ -20,6 +20,7 @@ import numpy as np
 from h5py import h5d, h5ds, h5g, h5o
 
 from neurostore import content, filters, h5attrs
+from neurostore.filters.threads import THREADED_BYTES
 from neurostore.records import LINK_ATTR, Column, Piece
 from neurostore.template import NON_COORD, Dim, Plan, Slot, Stencil, draw
 
@@ -74,7 +75,14 @@ def begun(pieces: Iterable[Piece], layout: Layout, elastic: str | None) -> filte
 
     Those of an elastic length are left: how much room they get depends on the others.
     """
-    arrays = [c.values for piece in pieces for c in piece.columns if elastic not in c.dims]
+    arrays = [
+        column.values
+        for piece in pieces
+        for column in piece.columns
+        if column.values.nbytes > THREADED_BYTES and elastic not in column.dims
+    ]
+    if not arrays:
+        return None
     return filters.Ahead.of(arrays, layout.compression, layout.level, layout.chunk_size)
 
 

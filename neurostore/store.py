@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -300,13 +300,13 @@ class Store(Answering, Kept):
         self._check_local()
         return self._session().path
 
+    def _writing(self) -> AbstractContextManager[Session]:
+        if self._attached is not None and self._attached.in_batch:
+            return self._writable().spoiling()
+        return self._committing()
+
     @contextmanager
-    def _writing(self) -> Iterator[Session]:
-        if self._attached is not None and self._attached.in_batch:  # a tenth of a small record
-            session = self._writable()
-            with session.spoiling():
-                yield session
-            return
+    def _committing(self) -> Iterator[Session]:
         with ExitStack() as stack:
             session = again(lambda: self._entered(stack))
             is_commit = session.is_outermost
