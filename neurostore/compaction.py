@@ -71,14 +71,12 @@ def _compact(
             check_space(session.path, needed, "compaction", free)
 
         temporary = tree.beside(session.path, "compact")
-        try:
+        with osio.temporary_file(session.path, temporary, "compaction", session.io):
             with reporting(progress, f"compacting {session.path.name}") as report:
                 left = copy_live(
                     session.path, temporary, report, check=check, durability=durability
                 )
             session.replace(temporary, durability)
-        finally:
-            osio.discard(temporary, session.io)
         won = before - session.path.stat().st_size
     _log.info("%s: compacted, %s won back", session.path, human_bytes(max(0, won)))
     return won, left

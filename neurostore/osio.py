@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-from neurostore.errors import StoreExistsError, StoreNotFoundError, WriteError
+from neurostore.errors import HDF5StorageError, StoreExistsError, StoreNotFoundError, WriteError
 from neurostore.names import fitted
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "refused",
     "replace",
     "settle",
+    "temporary_file",
     "write_all",
 ]
 
@@ -218,11 +220,47 @@ def read_all(io: IO, fd: int, length: int, offset: int) -> bytes:
 
 def refused(path: str, what: str, error: BaseException, remedy: str) -> WriteError:
     """Make the error that says which operation on ``path`` the system refused, and why."""
-    number = getattr(error, "errno", None)
+    number = _number_of(error)
     name = errno.errorcode.get(number, str(number)) if number else type(error).__name__
-    refused = WriteError(f"{path}: {what} failed: {name} ({error}); {remedy}")
+    text = os.strerror(number) if number and not isinstance(error, OSError) else error
+    refused = WriteError(f"{path}: {what} failed: {name} ({text}); {remedy}")
     refused.errno = number
     return refused
+
+
+def _number_of(error: BaseException) -> int | None:
+    """Return the system's number of an error; HDF5 says it in its text, of writing alone."""
+    number: int | None = getattr(error, "errno", None)
+    if number is None and (said := _REFUSED_WRITE.search(str(error))):
+        number = int(said[1])
+    return number
+
+
+@contextmanager
+def temporary_file(path: Path, temporary: Path, what: str, io: IO) -> Iterator[None]:
+    """Let ``temporary`` be made to take the place of ``path``; its name is gone afterwards.
+
+    Raises
+    ------
+    WriteError
+        The system refused to write, to HDF5 or otherwise.
+    """
+    try:
+        with _naming_disk(os.fspath(path), what, "the file is as it was"):
+            yield
+    finally:
+        discard(temporary, io)
+
+
+@contextmanager
+def _naming_disk(path: str, what: str, remedy: str) -> Iterator[None]:
+    """Raise WriteError for what the system says of a disk, to HDF5 or otherwise."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # HDF5 raises either
+        if isinstance(error, HDF5StorageError) or _number_of(error) not in _OF_DISKS:
+            raise
+        raise refused(path, what, error, remedy) from error
 
 
 def settle(
@@ -308,7 +346,8 @@ def create(
     try:
         io.close(io.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, 0o666))
         try:
-            build(temporary)
+            with _naming_disk(path, "making the file", "nothing was made"):
+                build(temporary)
             if durability == "power":
                 _sync_path(io, temporary)
             _name(io, temporary, path)
@@ -352,6 +391,9 @@ def give_name(
 
 
 #: What a file system without hard links answers.
+_OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+#: What HDF5 says where the system refuses a write.
+_REFUSED_WRITE = re.compile(r"file write failed.*errno = (\d+)", re.DOTALL)
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 

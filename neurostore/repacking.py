@@ -55,7 +55,7 @@ def repack(
         before = session.path.stat().st_size
         check_space(session.path, before, "repacking", free)
         temporary = tree.beside(session.path, "repack")
-        try:
+        with osio.temporary_file(session.path, temporary, "repacking", session.io):
             with reporting(progress, f"repacking {session.path.name}") as report:
                 if layout is None:
                     copy_live(session.path, temporary, report, page_size)
@@ -64,8 +64,6 @@ def repack(
                     if page_size:
                         _lay_out(temporary, page_size, report)
             session.replace(temporary, durability)
-        finally:
-            osio.discard(temporary, session.io)
         return before - session.path.stat().st_size
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -236,6 +239,35 @@ def test_too_little_space_is_said_before_anything_is_written(path: Path) -> None
             compaction.compact(session, timeout=1, durability="process", free=lambda folder: 1000)
         assert store.ids()
     assert len(path.read_bytes()) == len(before)
+    assert [p.name for p in path.parent.iterdir()] == ["run.h5"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+@pytest.mark.parametrize("how", ["compact()", "repack(compression='gzip')"])
+@pytest.mark.parametrize("room", [100, 30_000])
+def test_a_disk_that_refuses_to_write_is_named(path: Path, how: str, room: int) -> None:
+    before = path.read_bytes()
+    program = f"""
+import resource, signal, sys
+import neurostore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = neurostore.open(sys.argv[1])
+ids = store.ids()
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, limits[1]))
+try:
+    store.{how}
+except neurostore.WriteError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+assert store.ids() == ids
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
+    )
+    assert re.match(rf"{path}: (compaction|repacking) failed: EFBIG \(", said.stdout)
+    assert said.stdout.endswith("the file is as it was\n")
+    assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["run.h5"]
 
 
