@@ -19,7 +19,7 @@ from h5py import h5a, h5d, h5ds, h5g, h5o, h5s
 from neurostore import h5attrs
 from neurostore.filters import Checksum
 from neurostore.h5attrs import Packed
-from neurostore.scales import address_of, attached
+from neurostore.scales import address_of, attached_to
 
 __all__ = [
     "HASH_ATTR",
@@ -173,7 +173,7 @@ _OWN = frozenset({HASH_ATTR, RECORDING_ATTR})
 def _dims(dataset: h5d.DatasetID, scales: Mapping[int, bytes]) -> list[bytes]:
     if h5ds.is_scale(dataset):
         return []
-    return [scales.get(attached(dataset, axis) or 0, b"?") for axis in range(dataset.rank)]
+    return [scales.get(address or 0, b"?") for address in attached_to(dataset)]
 
 
 def _stored(link: bytes, dataset: h5d.DatasetID, known: Iterable[Checksum] | None) -> int:

@@ -21,7 +21,7 @@ from h5py import h5, h5a, h5d, h5ds, h5g, h5l, h5o, h5p, h5r, h5s, h5t
 
 from neurostore import h5attrs
 from neurostore.errors import DamagedError, StoreError
-from neurostore.scales import referrers
+from neurostore.scales import check, referrers
 
 __all__ = ["Entangled", "copy_groups", "copy_item"]
 
@@ -323,6 +323,7 @@ def _attached(dataset: h5d.DatasetID) -> list[tuple[int, int]]:
     """Return every attached scale: axis and address."""
     if not h5a.exists(dataset, b"DIMENSION_LIST"):
         return []
+    check(dataset)
     found: list[tuple[int, int]] = []
     for axis in range(dataset.rank):
         on_axis: list[int] = []

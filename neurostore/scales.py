@@ -9,12 +9,16 @@ the *name* of an object behind a reference makes HDF5 search the whole file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5o, h5t
+from h5py import h5a, h5d, h5ds, h5f, h5fd, h5i, h5o, h5t
 
-__all__ = ["address_of", "attached", "referrers", "unlike"]
+from neurostore import globalheap, objectheader
+from neurostore.errors import DamagedError
+
+__all__ = ["address_of", "attached", "attached_to", "check", "referrers", "unlike"]
 
 _REFERENCE_BYTES = 8
 
@@ -45,8 +49,49 @@ def referrers(scale: h5d.DatasetID) -> list[tuple[int, int]]:
     ]
 
 
+def check(dataset: h5d.DatasetID) -> None:
+    """Raise DamagedError where HDF5 would look for the scales of a dataset for ever.
+
+    Only of files that HDF5 itself reads, and headers as neurostore writes them, can this be told.
+    """
+    h5file = h5i.get_file_id(dataset)
+    if not hasattr(os, "pread") or h5file.get_intent() != h5f.ACC_RDONLY:
+        return
+    if h5file.get_access_plist().get_driver() != h5fd.SEC2:
+        return
+    if h5file.get_create_plist().get_userblock():
+        return
+    descriptor = h5file.get_vfd_handle()
+
+    def read(where: int, length: int) -> bytes:
+        return os.pread(descriptor, length, where)
+
+    try:
+        form = objectheader.read_form(read, address_of(dataset))
+    except objectheader.Unfamiliar:
+        return
+    places = {int.from_bytes(form.pieces[piece][at : at + 8], "little") for piece, at in form.heap}
+    for where in places:
+        if globalheap.is_endless(read, where):
+            raise DamagedError(
+                f"the references to scales at byte {where} of the file are damaged: sizes of "
+                "elements lead nowhere"
+            )
+
+
 def attached(dataset: h5d.DatasetID, axis: int) -> int | None:
     """Return the address of the scale that a dataset says its axis has, or None."""
+    check(dataset)
+    return _attached(dataset, axis)
+
+
+def attached_to(dataset: h5d.DatasetID) -> list[int | None]:
+    """Return the same for every axis."""
+    check(dataset)
+    return [_attached(dataset, axis) for axis in range(dataset.rank)]
+
+
+def _attached(dataset: h5d.DatasetID, axis: int) -> int | None:
     if h5ds.get_num_scales(dataset, axis) < 1:
         return None
     found: int | None = h5ds.iterate(dataset, axis, address_of)
@@ -61,9 +106,14 @@ def unlike(
     wrong = []
     for name, dataset in datasets:
         address = address_of(dataset)
+        try:
+            check(dataset)
+        except DamagedError as error:
+            wrong.append((name, str(error)))
+            continue
         for axis in range(dataset.rank):
             try:
-                own = attached(dataset, axis)
+                own = _attached(dataset, axis)
             except (OSError, RuntimeError, ValueError, KeyError) as error:
                 wrong.append(
                     (name, f"the reference to the scale of axis {axis} is damaged: {error}")
