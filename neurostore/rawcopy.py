@@ -21,7 +21,7 @@ from h5py import h5, h5a, h5d, h5ds, h5g, h5l, h5o, h5p, h5r, h5s, h5t
 
 from neurostore import h5attrs
 from neurostore.errors import DamagedError, StoreError
-from neurostore.scales import check, referrers
+from neurostore.scales import check, is_endless, referrers
 
 __all__ = ["Entangled", "copy_groups", "copy_item"]
 
@@ -141,6 +141,9 @@ class _Copy:
     def whole(
         self, source: h5g.GroupID, target: h5g.GroupID, link: bytes, wiring: _Wiring
     ) -> h5g.GroupID:
+        item = h5g.open(source, link)
+        if any(is_endless(h5d.open(item, each, _UNCACHED)) for each in wiring.links):
+            return self.by_datasets(item, target, link, wiring)
         h5o.copy(source, link, target, link)
         made = h5g.open(target, link)
         if made.get_num_objs() != len(wiring.links):
@@ -148,6 +151,18 @@ class _Copy:
                 f"{h5py.h5i.get_name(made).decode()}: {made.get_num_objs()} variables, expected "
                 f"{len(wiring.links)} as in records of the same structure"
             )
+        self.wire(made, wiring)
+        self.step()
+        return made
+
+    def by_datasets(
+        self, item: h5g.GroupID, target: h5g.GroupID, link: bytes, wiring: _Wiring
+    ) -> h5g.GroupID:
+        """Copy a group whose datasets name their scales where HDF5 would search for ever."""
+        made = h5g.create(target, link, gcpl=_like(item))
+        self.attributes(item, made)
+        for each in wiring.links:
+            self.values(h5d.open(item, each), made, each)
         self.wire(made, wiring)
         self.step()
         return made
@@ -175,7 +190,7 @@ class _Copy:
         h5attrs.overwrite(dataset, _NUMBER, np.array(self.next_number, np.int32))
         self.next_number += 1
 
-    def dataset(self, source: h5d.DatasetID, target: h5g.GroupID, link: bytes) -> h5d.DatasetID:
+    def values(self, source: h5d.DatasetID, target: h5g.GroupID, link: bytes) -> h5d.DatasetID:
         made = h5d.create(
             target, link, source.get_type(), source.get_space(), source.get_create_plist()
         )
@@ -184,6 +199,10 @@ class _Copy:
         else:
             _copy_values(source, made)
         self.attributes(source, made)
+        return made
+
+    def dataset(self, source: h5d.DatasetID, target: h5g.GroupID, link: bytes) -> h5d.DatasetID:
+        made = self.values(source, target, link)
         if h5ds.is_scale(source):
             self.scales[_address(source)] = made
             self.number(made, self.numbers)

@@ -50,17 +50,26 @@ def referrers(scale: h5d.DatasetID) -> list[tuple[int, int]]:
 
 
 def check(dataset: h5d.DatasetID) -> None:
-    """Raise DamagedError where HDF5 would look for the scales of a dataset for ever.
+    """Raise DamagedError where HDF5 would look for the scales of a dataset for ever."""
+    if is_endless(dataset):
+        raise DamagedError(
+            "the references to scales in HDF5's global heap are damaged: sizes of elements lead "
+            "nowhere; repair() copies the record without them (neurostore repair FILE -o NEW)"
+        )
 
-    Only of files that HDF5 itself reads, and headers as neurostore writes them, can this be told.
+
+def is_endless(dataset: h5d.DatasetID) -> bool:
+    """Tell whether HDF5 would look for the scales of a dataset for ever.
+
+    That can be told of files that HDF5 itself reads, and headers as neurostore writes them.
     """
     h5file = h5i.get_file_id(dataset)
     if not hasattr(os, "pread") or h5file.get_intent() != h5f.ACC_RDONLY:
-        return
+        return False
     if h5file.get_access_plist().get_driver() != h5fd.SEC2:
-        return
+        return False
     if h5file.get_create_plist().get_userblock():
-        return
+        return False
     descriptor = h5file.get_vfd_handle()
 
     def read(where: int, length: int) -> bytes:
@@ -69,14 +78,9 @@ def check(dataset: h5d.DatasetID) -> None:
     try:
         form = objectheader.read_form(read, address_of(dataset))
     except objectheader.Unfamiliar:
-        return
+        return False
     places = {int.from_bytes(form.pieces[piece][at : at + 8], "little") for piece, at in form.heap}
-    for where in places:
-        if globalheap.is_endless(read, where):
-            raise DamagedError(
-                f"the references to scales at byte {where} of the file are damaged: sizes of "
-                "elements lead nowhere"
-            )
+    return any(globalheap.is_endless(read, where) for where in places)
 
 
 def attached(dataset: h5d.DatasetID, axis: int) -> int | None:

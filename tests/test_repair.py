@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -188,3 +189,28 @@ def test_empty(helper: Helper, tmp_path: Path) -> None:
     neurostore.open(tmp_path / "a.h5").close()
     done, _ = repaired(helper, tmp_path / "a.h5")
     assert done.copied == ()
+
+
+def test_references_that_lead_nowhere_cost_no_record(helper: Helper, tmp_path: Path) -> None:
+    """HDF5 walks for ever through a collection with an element that takes no room."""
+    path = tmp_path / "run.h5"
+    made = [neurostore.plasticity_trace(np.eye(3), name, timestamp=2.0) for name in ("a", "b")]
+    with neurostore.open(path, durability="process") as store:
+        given = {store.store(ds): ds for ds in made}
+    data = bytearray(path.read_bytes())
+    first = data.rindex(b"GCOL") + 16
+    data[first : first + 16] = bytes(16)
+    path.write_bytes(data)
+    found = checked(helper, path)
+    checks = {finding.check for one in found.records for finding in one.findings}
+    assert "references" in checks
+    assert "process" not in checks
+    done, new = repaired(helper, path)
+    assert done.ok
+    with neurostore.open(path, durability="process") as store:
+        store.compact()
+    assert checked(helper, path).ok
+    for whole in (path, new):
+        with neurostore.open(whole, "r") as store:
+            for record_id, ds in given.items():
+                assert_same(store.retrieve(record_id), ds)
