@@ -18,7 +18,7 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import h5py
@@ -130,24 +130,25 @@ def read(h5file: h5py.File) -> Catalogue | None:
     try:
         if not guard.exists(h5file.id, GROUP):
             return None
-        _check_form(h5file)
-        read_state(h5file, found)
-        _read_new(h5file, found)
+        parts = _parts(h5file)
+        _take_state(parts[b"state"], found)
+        _read_new(h5file, parts, found)
     except _DAMAGES:
         return None  # a cache: whatever is wrong with it, the groups are the truth
     return found
 
 
-def _check_form(h5file: h5py.File) -> None:
-    """Raise where part of the catalogue is not in this file."""
-    group = h5g.open(h5file.id, GROUP)
+def _parts(h5file: h5py.File) -> dict[bytes, h5d.DatasetID]:
+    """Return the datasets of the catalogue that are there; raise where one is in another file."""
+    group, found = h5g.open(h5file.id, GROUP), dict[bytes, h5d.DatasetID]()
     for path in (b"state", b"names", *(kind.encode() + b"/rows" for kind in KINDS)):
         # To be told that something is absent by an error takes a tenth of a millisecond.
         if path.partition(b"/")[0] in group and guard.exists(group, path):
-            dataset = h5d.open(group, path, UNCACHED)
+            dataset = found[path] = h5d.open(group, path, UNCACHED)
             guard.check_dataset(dataset, f"{GROUP.decode()}/{path.decode()}")
             size = math.prod(dataset.shape) * dataset.get_type().get_size()
             guard.check_size(dataset, size, None)
+    return found
 
 
 def refresh(held: Catalogue, h5file: h5py.File) -> bool:
@@ -160,11 +161,12 @@ def refresh(held: Catalogue, h5file: h5py.File) -> bool:
         return False
     before = dict(held.state)
     try:
-        read_state(h5file, held)
+        parts = _parts(h5file)
+        _take_state(parts[b"state"], held)
         if any(held.state[name] != before[name] for name in _UNCHANGED):
             held.state = before
             return False
-        _read_new(h5file, held)
+        _read_new(h5file, parts, held)
     except _DAMAGES:
         return False
     return True
@@ -215,21 +217,26 @@ def sound_rows(rows: np.ndarray[Any, Any]) -> RowsRead | None:
     return RowsRead(rows, np.ascontiguousarray(rows["timestamp"]), odd, rows[odd])
 
 
-def _read_new(h5file: h5py.File, catalogue: Catalogue) -> None:
+def _read_new(
+    h5file: h5py.File, parts: Mapping[bytes, h5d.DatasetID], catalogue: Catalogue
+) -> None:
     """Read the texts and rows that a catalogue has not yet; raise where they are not sound."""
     group = h5g.open(h5file.id, GROUP)
     served = remote.of(h5file.id)
     if served is not None:
         served.anticipate(list(_places(group)))
-    _read_texts(group, catalogue.texts)
+    _read_texts(parts[b"names"], catalogue.texts)
+    kept = tablerows.Descriptor(h5file)
     for kind in list(KINDS.values()):
-        if kind.name.encode() in group:
+        dataset = parts.get(kind.name.encode() + b"/rows")
+        if dataset is not None:
             table = catalogue.tables.setdefault(kind.name, Table(kind))
-            path = b"/".join((GROUP, kind.name.encode(), b"rows"))
-            dataset = h5d.open(h5file.id, path, UNCACHED)
-            found = tablerows.read(h5file, dataset, table.size, path.decode())
+            where = f"{GROUP.decode()}/{kind.name}/rows"
+            found = tablerows.read(h5file, dataset, table.size, where, kept)
             if len(found.rows):
                 catalogue.adopt(kind, found)
+        elif kind.name.encode() in group:
+            raise KeyError(f"catalogue/{kind.name} has no rows")
     _check_counts(group, catalogue)
 
 
@@ -250,16 +257,19 @@ def _places(group: h5g.GroupID) -> Iterator[tuple[int, int]]:
 
 def read_state(h5file: h5py.File, catalogue: Catalogue) -> None:
     """Fill in the counters of a catalogue."""
+    _take_state(h5d.open(h5file.id, GROUP + b"/state"), catalogue)
+
+
+def _take_state(dataset: h5d.DatasetID, catalogue: Catalogue) -> None:
     values = np.empty(_STATE_SIZE, "<i8")
-    h5d.open(h5file.id, GROUP + b"/state").read(h5s.ALL, h5s.ALL, values)
+    dataset.read(h5s.ALL, h5s.ALL, values)
     found = _state_of(values.tobytes())
     if found is None:
         raise ValueError("catalogue/state: it fails its check")
     catalogue.state.update(found)
 
 
-def _read_texts(group: h5g.GroupID, texts: Texts) -> None:
-    dataset = h5d.open(group, b"names")
+def _read_texts(dataset: h5d.DatasetID, texts: Texts) -> None:
     size = dataset.shape[0] - texts.bytes
     if size <= 0:
         return

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -22,7 +22,18 @@ from neurostore.catalogue import ROW, RowsRead
 from neurostore.errors import DamagedError
 from neurostore.filters import threads
 
-__all__ = ["BLOCK", "CHUNK", "LONG", "ROW_TYPE", "SOUND", "UNCACHED", "Unread", "folded", "read"]
+__all__ = [
+    "BLOCK",
+    "CHUNK",
+    "LONG",
+    "ROW_TYPE",
+    "SOUND",
+    "UNCACHED",
+    "Descriptor",
+    "Unread",
+    "folded",
+    "read",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -45,8 +56,37 @@ _SCRATCH = threading.local()
 _Fill = Callable[[int, Array], None]
 
 
-def read(h5file: h5py.File, dataset: h5d.DatasetID, first: int, where: str) -> RowsRead:
+class Descriptor:
+    """A descriptor of a file that outlives its handle: one for all tables, made when asked for."""
+
+    def __init__(self, h5file: h5py.File) -> None:
+        self._h5file: h5py.File | None = h5file
+        self._number = -1
+
+    def keep(self) -> Descriptor:
+        """Make it, while the handle is open."""
+        if self._h5file is not None:
+            self._number = os.dup(self._h5file.id.get_vfd_handle())
+            self._h5file = None
+            weakref.finalize(self, os.close, self._number)
+        return self
+
+    def fileno(self) -> int:
+        """Return its number."""
+        return self._number
+
+
+def read(
+    h5file: h5py.File, dataset: h5d.DatasetID, first: int, where: str, kept: Descriptor
+) -> RowsRead:
     """Read and check the rows of a table from ``first`` on.
+
+    Parameters
+    ----------
+    where
+        Name of the table for messages.
+    kept
+        By which the rows of a long table are read later.
 
     Raises
     ------
@@ -65,7 +105,7 @@ def read(h5file: h5py.File, dataset: h5d.DatasetID, first: int, where: str) -> R
     if count < LONG:
         return _read_all(count, fill, where)
     size, moments, odd, odd_rows = _looked(count, fill, where, None)
-    unread = Unread(descriptor, places, size, where)
+    unread = Unread(kept.keep(), places, size, where)
     return RowsRead(unread, moments, odd, odd_rows)
 
 
@@ -154,13 +194,21 @@ def folded(words: Array) -> Array:
 # -- where they lie ----------------------------------------------------------------------------
 
 
+class HasFileno(Protocol):
+    """Something with a descriptor, as files have it."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        ...
+
+
 class Unread:
     """Rows that stay in a plain file; the table is as it was read while nobody changed a row.
 
     Parameters
     ----------
-    descriptor
-        The file; it is duplicated, so that it outlives the handle.
+    file
+        Has the file's descriptor.
     places
         Offsets of the chunks.
     size
@@ -172,10 +220,9 @@ class Unread:
     """
 
     def __init__(
-        self, descriptor: int, places: Array, size: int, where: str, patience: float = 1.0
+        self, file: HasFileno, places: Array, size: int, where: str, patience: float = 1.0
     ) -> None:
-        self._descriptor = os.dup(descriptor)
-        weakref.finalize(self, os.close, self._descriptor)
+        self._file = file
         self._places = places
         self._size = size
         self._where = where
@@ -222,7 +269,7 @@ class Unread:
         """Read rows, again while a commit of another process is writing some of them."""
         deadline = time.monotonic() + self._patience
         while True:
-            _by_bytes(self._descriptor, self._places, first, rows)
+            _by_bytes(self._file.fileno(), self._places, first, rows)
             if (folded(rows.view("<u8").reshape(len(rows), -1)) == SOUND).all():
                 return
             if time.monotonic() > deadline:

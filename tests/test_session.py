@@ -200,7 +200,7 @@ def test_of_a_long_table_the_rows_stay_in_the_file(many_rows: Path, tmp_path: Pa
 
 def test_a_row_that_is_damaged_after_it_was_read_is_named(many_rows: Path) -> None:
     with many_rows.open("rb") as file:
-        unread = tablerows.Unread(file.fileno(), np.array([0]), 3, "rows", patience=0.01)
+        unread = tablerows.Unread(file, np.array([0]), 3, "rows", patience=0.01)
         with pytest.raises(DamagedError, match="rows: of rows 1 to 2 one fails"):
             unread.take(np.array([1, 2]))
         with pytest.raises(DamagedError, match="rows 0 to 2"):
