@@ -274,7 +274,8 @@ def test_a_store_is_a_dict_of_records() -> None:
     )
 
 
-MANY = 150
+#: More than the 128 files that are kept open.
+MANY = 132
 
 
 def test_many_files_one_after_the_other(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How much the tests try: a seeded sample, or, with `NEUROSTORE_TESTS=full`, all of it in an hour.
+"""How much the tests try: a seeded sample, or, with `NEUROSTORE_TESTS=full`, all of it.
 
 It knows nothing of what is tried.
 """
