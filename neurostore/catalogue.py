@@ -67,6 +67,10 @@ class Unread(Protocol):
         """Return the rows at some positions; None where reading all of them is better."""
         ...
 
+    def row(self, row: int) -> np.void | None:
+        """Return one row, or None as `take`."""
+        ...
+
 
 @dataclass(frozen=True)
 class RowsRead:
@@ -147,8 +151,9 @@ class Table:
 
     def row(self, row: int) -> np.void:
         """Return one row as it is."""
-        found: np.void = self.rows[row] if self._unread is None else self.take(np.array([row]))[0]
-        return found
+        unread = self._unread
+        found: np.void | None = unread.row(row) if unread is not None else None
+        return self.rows[row] if found is None else found
 
     def adopt(self, found: RowsRead) -> None:
         """Take the next rows of the file for its own."""

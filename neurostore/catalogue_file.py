@@ -28,7 +28,7 @@ from h5py import h5d, h5g, h5p, h5s, h5t
 from neurostore import guard, h5attrs, ledger, remote, tablerows
 from neurostore.catalogue import ROW, STATE, Catalogue, RowsRead, Table, Texts
 from neurostore.schema import KINDS
-from neurostore.tablerows import CHUNK, ROW_TYPE, SOUND, UNCACHED, folded
+from neurostore.tablerows import CHUNK, ROW_TYPE, ROW_WORDS, SOUND, UNCACHED, folded
 
 #: References to the groups of records, one for each row, in finished files: `shortcuts`.
 BESIDE = b"/objects"
@@ -51,7 +51,6 @@ __all__ = [
 ]
 
 GROUP = b"catalogue"
-_ROW_WORDS = struct.Struct(f"<{ROW.itemsize // 8}Q")
 #: A row that is no record yet; a real one has a version.
 _UNUSED = np.zeros((), ROW)
 _UNUSED["timestamp"] = np.nan
@@ -405,7 +404,7 @@ def _checked(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     rows["check"] = 0
     if len(rows) == 1:  # most commits: the same without NumPy's overhead
         total = 0
-        for word in _ROW_WORDS.unpack(rows.tobytes()):
+        for word in ROW_WORDS.unpack(rows.tobytes()):
             total ^= word
         rows["check"] = (total ^ (total >> 32)) & 0xFFFFFFFF ^ SOUND
     else:

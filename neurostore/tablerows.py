@@ -7,7 +7,10 @@ read anew, others know.
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
+import struct
 import threading
 import time
 import weakref
@@ -27,6 +30,7 @@ __all__ = [
     "CHUNK",
     "LONG",
     "ROW_TYPE",
+    "ROW_WORDS",
     "SOUND",
     "UNCACHED",
     "Descriptor",
@@ -40,6 +44,7 @@ Array = np.ndarray[Any, Any]
 ROW_TYPE = h5t.py_create(ROW)
 #: What the words of a row fold to.
 SOUND = 0x6E657572
+ROW_WORDS = struct.Struct(f"<{ROW.itemsize // 8}Q")
 #: The word of a row that is 0 unless the record was removed or has an id of its own.
 _ODD_WORD = 6
 UNCACHED = h5p.create(h5p.DATASET_ACCESS)
@@ -48,6 +53,8 @@ UNCACHED.set_chunk_cache(0, 0, 1.0)
 CHUNK = 512
 #: Rows that a thread reads and checks at a time: 4 MB, so that few of them wait for each other.
 BLOCK = 128 * CHUNK
+#: Reading a thousand rows takes as long as looking one up.
+_ROWS_PER_LOOK = 1000
 #: Tables with fewer rows are read whole.
 LONG = 32 * CHUNK
 _SCRATCH = threading.local()
@@ -227,6 +234,8 @@ class Unread:
         self._size = size
         self._where = where
         self._patience = patience
+        #: How many more questions about few rows take less than reading all.
+        self._left = size // _ROWS_PER_LOOK
 
     def __len__(self) -> int:
         return self._size
@@ -244,8 +253,25 @@ class Unread:
             self._fill(start, rows[start : start + BLOCK])
         return rows
 
+    def row(self, row: int) -> np.void | None:
+        """Return one row; None, and DamagedError, as `take`."""
+        self._left -= 1
+        if self._left < 0:
+            return None
+        place = int(self._places[row // CHUNK]) + row % CHUNK * ROW.itemsize
+        data = os.pread(self._file.fileno(), ROW.itemsize, place)
+        if len(data) == ROW.itemsize:
+            total = functools.reduce(operator.xor, ROW_WORDS.unpack(data))
+            if (total ^ total >> 32) & 0xFFFFFFFF == SOUND:
+                found: np.void = np.frombuffer(data, ROW)[0]
+                return found
+        rows = self.take(np.array([row]))
+        return None if rows is None else rows[0]
+
     def take(self, wanted: Array) -> Array | None:
-        """Return the rows at some positions; None where those are all over the file.
+        """Return the rows at some positions; None where all are better read at once.
+
+        That is where they are all over the file, and when many such questions were asked.
 
         Raises
         ------
@@ -254,7 +280,8 @@ class Unread:
         """
         numbers = wanted // CHUNK
         chunks = np.unique(numbers)
-        if len(chunks) > max(4, len(self._places) // 8):
+        self._left -= len(chunks)
+        if self._left < 0 or len(chunks) > max(4, len(self._places) // 8):
             return None
         found = np.empty(len(wanted), ROW)
         for number in chunks.tolist():
