@@ -67,12 +67,22 @@ class Registry(Generic[File]):
     def __init__(self) -> None:
         self.guard = threading.RLock()
         self._files: OrderedDict[Key, File] = OrderedDict()
+        #: The same by the path that each was opened by.
+        self._paths: dict[Path, File] = {}
 
     def get(self, key: Key) -> File | None:
         """Return the file with this key, now the most recently used."""
         if key in self._files:
             self._files.move_to_end(key)
         return self._files.get(key)
+
+    def at(self, path: Path) -> File | None:
+        """Return what was opened by a path, which may be that of another file by now."""
+        with self.guard:
+            file = self._paths.get(path)
+            if file is not None and file.key in self._files:
+                self._files.move_to_end(file.key)
+            return file
 
     def add(self, file: File) -> list[File]:
         """Take in a file; return, forgotten, those that are to be closed for it.
@@ -88,6 +98,7 @@ class Registry(Generic[File]):
         leaving += idle[: max(0, len(self._files) - _MOST)]
         for other in leaving:
             self.forget(other)
+        self._paths[file.path] = file
         return leaving
 
     def has(self, file: File) -> bool:
@@ -99,13 +110,15 @@ class Registry(Generic[File]):
         with self.guard:
             if self._files.get(file.key) is file:
                 del self._files[file.key]
+            if self._paths.get(file.path) is file:
+                del self._paths[file.path]
 
     def rekey(self, file: File, key: Key) -> None:
         """Note that a file has another inode now."""
         with self.guard:
             self.forget(file)
             file.key = key
-            self._files[key] = file
+            self._files[key] = self._paths[file.path] = file
 
     def all(self) -> list[File]:
         """Return every file."""
@@ -117,4 +130,5 @@ class Registry(Generic[File]):
         self.guard = threading.RLock()
         files = list(self._files.values())
         self._files.clear()
+        self._paths.clear()
         return files

@@ -24,7 +24,7 @@ from neurostore.errors import (
 )
 from neurostore.ledger import Ledger, Older, meets
 from neurostore.names import moment_of
-from neurostore.session import Session, pinned
+from neurostore.session import Session, pinned, reading_from
 
 __all__ = ["Found", "Volume", "find", "given_elsewhere", "members"]
 
@@ -59,7 +59,7 @@ class Volume:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Open it for a moment in which nothing of it changes; as `open` otherwise."""
-        with pinned(self.path) as session, session.reading():
+        with reading_from(self.path) as (session, _):
             yield self._checked(session)
 
     def _checked(self, session: Session) -> Session:

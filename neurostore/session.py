@@ -11,7 +11,7 @@ import atexit
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from neurostore.arrays import Key, Place, Wanted
 from neurostore.catalogue import Catalogue, Entry, Taken
 from neurostore.damage import naming_damage
 from neurostore.errors import (
+    ClosedError,
     DamagedError,
     HDF5StorageError,
     MovedError,
@@ -56,6 +57,7 @@ __all__ = [
     "forget_idle",
     "open_paths",
     "pinned",
+    "reading_from",
     "release",
 ]
 
@@ -366,7 +368,7 @@ class RecordSource:
 
     def _with_file(self, use: Callable[[H5File, str, Catalogue], Value]) -> Value:
         """Use the file of the record, which may have been rotated since, and its catalogue."""
-        with pinned(_path(self.path)) as session, session.reading() as h5file:
+        with reading_from(_path(self.path)) as (session, h5file):
             held = session._catalogue_for(h5file)
             if held.file_id == self.file_id:
                 return use(h5file, str(session.path), held)
@@ -374,7 +376,7 @@ class RecordSource:
         for name in older:
             rotated = _path(self.path).with_name(name)
             try:
-                with pinned(rotated) as session, session.reading() as h5file:
+                with reading_from(rotated) as (session, h5file):
                     held = session._catalogue_for(h5file)
                     if held.file_id == self.file_id:
                         return use(h5file, str(session.path), held)
@@ -503,6 +505,27 @@ def pinned(path: Path, io: IO | None = None, *, close: bool = False) -> Iterator
         yield session.beside_batch()
     finally:
         release(session, pin, close)
+
+
+@contextmanager
+def reading_from(path: Path) -> Iterator[tuple[Session, H5File]]:
+    """Give the session of an existing file, and the file, for a moment in which nothing changes.
+
+    Whoever reads is not closed meanwhile, and makes sure that the file is still at its path: one
+    that is open is found by its path, and asked once for what `pinned` would ask for twice.
+    """
+    known = _open.at(path)
+    if known is not None:
+        with ExitStack() as stack:
+            known = known.beside_batch()
+            h5file = None
+            with suppress(MovedError, ClosedError):
+                h5file = stack.enter_context(known.reading())
+            if h5file is not None:
+                yield known, h5file
+                return
+    with pinned(path) as session, session.reading() as h5file:
+        yield session, h5file
 
 
 def release(session: Session, user: object, close: bool = False) -> None:
