@@ -6,6 +6,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -34,7 +35,7 @@ from benchmarks import (
     store_one,
     time_range,
 )
-from benchmarks.report import Table, machine, merged, page, without_goals
+from benchmarks.report import Table, facts, machine, merged, page, without_goals
 
 
 class Case(Protocol):
@@ -85,11 +86,20 @@ def main() -> None:
         tables = []
         for case in chosen:
             table = case.run(folder, quick=options.quick)
+            if options.only:
+                table = dated(table, folder)
             tables.append(without_goals(table) if options.quick else table)
             print(tables[-1].markdown(), flush=True)
             if options.write:  # at once: all of them take half an hour
                 made = page(tables, folder)
                 options.write.write_text(merged(old, made) if old else made, encoding="utf-8")
+
+
+def dated(table: Table, folder: Path) -> Table:
+    """Say below what a table is about when it was made, and with what."""
+    known = facts(folder)
+    made = f"Made on {known['date']}: {known['versions']}; {known['processor']}; {known['system']}."
+    return replace(table, about=f"{table.about.strip()}\n\n{made}")
 
 
 def arguments() -> argparse.Namespace:
