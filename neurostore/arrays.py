@@ -206,7 +206,7 @@ class _Adapted(BackendArray):
     dtype: np.dtype[Any]
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        whole = (_ALL,) * len(self.shape)
+        whole = (_ALL,) * len(self.shape)  # taking it apart costs as much as a lock
         if isinstance(key, indexing.BasicIndexer) and key.tuple == whole:
             return self._get(key.tuple)
         return indexing.explicit_indexing_adapter(

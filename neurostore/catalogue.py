@@ -508,11 +508,10 @@ class Catalogue:
         except ValueError:
             return found
         for table in self.tables.values():
-            if table.size:
-                for row in table.between(timestamp, timestamp).tolist():
-                    record = table.row(row)
-                    if not record["leaf"] and self._id(table, record) == leaf:
-                        found.append(Entry(table.kind, leaf, row, int(record["serial"])))
+            for row in table.between(timestamp, timestamp).tolist():
+                record = table.row(row)
+                if not record["leaf"] and self._id(table, record) == leaf:
+                    found.append(Entry(table.kind, leaf, row, int(record["serial"])))
         return found
 
     def entry(self, kind: Kind, row: int) -> Entry:

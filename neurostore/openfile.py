@@ -59,7 +59,7 @@ class Spoiling(Generic[File]):
         self._file = file
 
     def __enter__(self) -> File:
-        self._file.go_deeper()
+        self._file._depth += 1
         return self._file
 
     def __exit__(
@@ -68,7 +68,9 @@ class Spoiling(Generic[File]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.come_back(error)
+        self._file._depth -= 1
+        if error is not None:
+            self._file._spoiled = error
 
 
 class OpenFile(Handles):
@@ -336,16 +338,6 @@ class OpenFile(Handles):
     def spoiling(self) -> Spoiling[Self]:
         """Remember a failure in mid-write: half a record must not be committed with the rest."""
         return Spoiling(self)
-
-    def go_deeper(self) -> None:
-        """Begin something inside an open batch."""
-        self._depth += 1
-
-    def come_back(self, error: BaseException | None) -> None:
-        """End what was begun inside an open batch; after an error nothing of the batch is kept."""
-        self._depth -= 1
-        if error is not None:
-            self._spoiled = error
 
     def sealed(self, held: Ledger) -> SealedError:
         """Make the error that says where to go on from a file that was rotated."""

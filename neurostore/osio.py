@@ -390,10 +390,11 @@ def give_name(
         raise refused(name, f"naming {path}", error, "that file stands") from error
 
 
-#: What a file system without hard links answers.
+#: What the system says of a disk, not of a path.
 _OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 #: What HDF5 says where the system refuses a write.
 _REFUSED_WRITE = re.compile(r"file write failed.*errno = (\d+)", re.DOTALL)
+#: What a file system without hard links answers.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 

@@ -13,9 +13,9 @@ import os
 from collections.abc import Iterable
 
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5f, h5fd, h5i, h5o, h5t
+from h5py import h5a, h5d, h5ds, h5o, h5t
 
-from neurostore import globalheap, objectheader
+from neurostore import filters, globalheap, objectheader
 from neurostore.errors import DamagedError
 
 __all__ = ["address_of", "attached", "attached_to", "check", "referrers", "unlike"]
@@ -63,14 +63,9 @@ def is_endless(dataset: h5d.DatasetID) -> bool:
 
     That can be told of files that HDF5 itself reads, and headers as neurostore writes them.
     """
-    h5file = h5i.get_file_id(dataset)
-    if not hasattr(os, "pread") or h5file.get_intent() != h5f.ACC_RDONLY:
+    descriptor = filters.descriptor_of(dataset)
+    if descriptor < 0:
         return False
-    if h5file.get_access_plist().get_driver() != h5fd.SEC2:
-        return False
-    if h5file.get_create_plist().get_userblock():
-        return False
-    descriptor = h5file.get_vfd_handle()
 
     def read(where: int, length: int) -> bytes:
         return os.pread(descriptor, length, where)

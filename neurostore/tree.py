@@ -58,6 +58,7 @@ from neurostore.records import Piece
 from neurostore.schema import Kind
 from neurostore.shortcuts import Shortcuts
 from neurostore.stencil import Growth, Layout, Stamped, Stencils
+from neurostore.tablerows import UNCACHED
 
 __all__ = [
     "H5File",
@@ -91,10 +92,6 @@ __all__ = [
     "write_catalogue",
     "write_ledger",
 ]
-
-#: Chunks are read past HDF5, or once: a cache of them would only have to be made.
-_UNCACHED = h5p.create(h5p.DATASET_ACCESS)
-_UNCACHED.set_chunk_cache(0, 0, 1.0)
 
 H5File: TypeAlias = h5py.File
 
@@ -584,4 +581,5 @@ def _dataset(h5file: H5File, where: str, address: str) -> h5d.DatasetID:
             raise RecordNotFoundError(
                 f"{where}: {address} is not there any more; it was removed after it was opened"
             )
-        return h5d.open(start, link, _UNCACHED)
+        # Chunks are read past HDF5, or once: a cache of them would only have to be made.
+        return h5d.open(start, link, UNCACHED)

@@ -190,7 +190,7 @@ class Sound:
     @classmethod
     def of(cls, path: Path) -> Sound:
         here = _Here({}, None, hasty=False)
-        assert check(here, path, True, LIMIT, None).ok  # type: ignore[arg-type]
+        assert check(here, path, True, LIMIT, None).ok  # type: ignore[arg-type]  # _Here stands in for a helper process
         close_all()
         return cls(path, answers(path), here.answers, path.stat().st_mtime_ns)
 
@@ -203,7 +203,7 @@ class Sound:
         close_all()
         here = _Here(self.known, asked, hasty)
         try:
-            sound = check(here, self.path, True, LIMIT, None).ok  # type: ignore[arg-type]
+            sound = check(here, self.path, True, LIMIT, None).ok  # type: ignore[arg-type]  # _Here stands in for a helper process
         except _Seen:
             sound = False
         except Exception:  # noqa: BLE001 (any is the outcome)

@@ -16,7 +16,7 @@ from .ahead import Ahead
 from .checking import check
 from .choosing import quick
 from .pipeline import COMPACT_BYTES, Pipeline, check_options, choose, chunk_shape, length_class
-from .reading import read, read_many
+from .reading import descriptor_of, read, read_many
 from .threads import each
 from .writing import (
     Checksum,
@@ -37,6 +37,7 @@ __all__ = [
     "check_options",
     "choose",
     "chunk_shape",
+    "descriptor_of",
     "each",
     "encoder_for",
     "length_class",

@@ -304,7 +304,7 @@ def _jobs(
     dataset: h5py.h5d.DatasetID, out: Array, ranges: list[range], plan: _Plan, work: int
 ) -> Iterator[_Job]:
     """Find the chunks that hold what is taken; those never written are filled at once."""
-    descriptor = _descriptor(dataset) if work > _DIRECT else -1
+    descriptor = descriptor_of(dataset) if work > _DIRECT else -1
     if remote.of(dataset) is not None:
         descriptor = _REMOTE
     for parts in product(*(_along(r, c) for r, c in zip(ranges, plan.chunks, strict=True))):
@@ -345,7 +345,7 @@ def _decode(chunk: _Chunk, plan: _Plan, source: Slices, target: Array) -> None:
         raise _damaged(chunk.dataset, chunk.offset, str(error)) from error
 
 
-def _descriptor(dataset: h5py.h5d.DatasetID) -> int:
+def descriptor_of(dataset: h5py.h5d.DatasetID) -> int:
     """Descriptor of the file if its chunks may be read past HDF5 and its lock; else -1.
 
     That is so where HDF5 reads the file itself and nobody writes through this handle.
