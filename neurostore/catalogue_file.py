@@ -140,9 +140,10 @@ def read(h5file: h5py.File) -> Catalogue | None:
 def _parts(h5file: h5py.File) -> dict[bytes, h5d.DatasetID]:
     """Return the datasets of the catalogue that are there; raise where one is in another file."""
     group, found = h5g.open(h5file.id, GROUP), dict[bytes, h5d.DatasetID]()
+    there = set(group)
     for path in (b"state", b"names", *(kind.encode() + b"/rows" for kind in KINDS)):
         # To be told that something is absent by an error takes a tenth of a millisecond.
-        if path.partition(b"/")[0] in group and guard.exists(group, path):
+        if path.partition(b"/")[0] in there and guard.exists(group, path):
             dataset = found[path] = h5d.open(group, path, UNCACHED)
             guard.check_dataset(dataset, f"{GROUP.decode()}/{path.decode()}")
             size = math.prod(dataset.shape) * dataset.get_type().get_size()

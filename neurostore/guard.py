@@ -13,11 +13,11 @@ from h5py import h5d, h5g, h5l, h5z
 
 from neurostore.errors import RefusedError
 
-__all__ = ["check_dataset", "check_path", "check_size", "exists", "is_hard"]
+__all__ = ["BUILT_IN", "BY_HAND", "check_dataset", "check_path", "check_size", "exists", "is_hard"]
 
 _LINKS = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link to another file"}
 #: Filters that are part of HDF5 or of h5py: nothing is loaded for them.
-_BUILT_IN = frozenset(
+BUILT_IN = frozenset(
     {
         h5z.FILTER_DEFLATE,
         h5z.FILTER_SHUFFLE,
@@ -29,7 +29,7 @@ _BUILT_IN = frozenset(
     }
 )
 #: Zstandard, whose chunks this package decodes itself.
-_BY_HAND = frozenset({32015})
+BY_HAND = frozenset({32015})
 #: Without a limit of the caller's: so many bytes, or so many times what is stored, since deflate
 #: packs at most 1,032 to one.
 _FREE = 1024**3
@@ -113,7 +113,7 @@ def check_dataset(dataset: h5d.DatasetID, where: str, *, by_hdf5: bool = False) 
             "into this one"
         )
     if layout == h5d.CHUNKED:
-        allowed = _BUILT_IN if by_hdf5 else _BUILT_IN | _BY_HAND
+        allowed = BUILT_IN if by_hdf5 else BUILT_IN | BY_HAND
         for index in range(dcpl.get_nfilters()):
             code, _, _, name = dcpl.get_filter(index)
             if code not in allowed:

@@ -10,7 +10,7 @@ file, moves nothing, and does not look at values.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -25,6 +25,7 @@ __all__ = [
     "checksum",
     "checksums",
     "expect",
+    "messages",
     "read_form",
     "sealed",
     "sound",
@@ -38,6 +39,10 @@ Place: TypeAlias = tuple[int, int]
 UNDEFINED = 2**64 - 1
 #: Longer headers than any that neurostore makes; a length beyond is damage.
 _MOST = 1024 * 1024
+_PIECES = 16
+#: No fewer bytes tell how long a header is.
+_BEGIN = 40
+_CONTINUATION = 0x10
 _VARIABLE, _REFERENCE, _COMPOUND = 9, 7, 6
 _PLAIN_CLASSES = frozenset({0, 1, 3, 8})  # integers, floats, fixed text, enumerations
 
@@ -128,16 +133,10 @@ def read_form(read: Read, address: int) -> Form:
         It is damaged, or has something that neurostore does not write.
     """
     form = Form()
-    head = read(address, 40)
-    expect(head[:5] == b"OHDR\x02")
-    flags = head[5]
-    at = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
-    start = at + (1 << (flags & 3))
-    length = start + int.from_bytes(head[at:start], "little") + 4
+    length, start, form.prefix = _begin(read(address, _BEGIN))
     _add(form, read, address, length)
-    if flags & 0x20:
+    if form.pieces[0][5] & 0x20:
         form.open(0, 6, 16)
-    form.prefix = 6 if flags & 4 else 4
     _messages(form, 0, start)
     for piece, (within, offset) in enumerate(form.continued, 1):  # grows meanwhile
         where, length = _numbers(form.pieces[within], offset, 2)
@@ -147,8 +146,45 @@ def read_form(read: Read, address: int) -> Form:
     return form
 
 
+def messages(read: Read, address: int) -> Iterator[tuple[int, bytes]]:
+    """Yield type and body of every message of the header at ``address``.
+
+    Raises
+    ------
+    Unfamiliar
+        It is damaged, or has something that neurostore does not write.
+    """
+    length, at, prefix = _begin(read(address, _BEGIN))
+    pieces = [(address, length)]
+    for number, (where, length) in enumerate(pieces):  # grows meanwhile
+        expect(8 < length <= _MOST and number < _PIECES)
+        data = read(where, length)
+        expect(len(data) == length and sound(data) and (not number or data[:4] == b"OCHK"))
+        at, end = at if not number else 4, length - 4
+        while at + prefix <= end:
+            kind, size = data[at], data[at + 1] | data[at + 2] << 8
+            stop = at + prefix + size
+            expect(stop <= end and not data[at + 3] & 0x02 and kind in _READERS)
+            body, at = data[at + prefix : stop], stop
+            if kind == _CONTINUATION:
+                first, second = _numbers(body, 0, 2)
+                pieces.append((first, second))
+            elif kind:
+                yield kind, body
+
+
+def _begin(head: bytes) -> tuple[int, int, int]:
+    """Return the length of the first piece, where messages begin in it, and bytes before each."""
+    expect(head[:5] == b"OHDR\x02" and len(head) > 5)
+    flags = head[5]
+    at = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
+    start = at + (1 << (flags & 3))
+    length = start + int.from_bytes(head[at:start], "little") + 4
+    return length, start, 6 if flags & 4 else 4
+
+
 def _add(form: Form, read: Read, address: int, length: int) -> None:
-    expect(8 < length <= _MOST and len(form.pieces) < 16)
+    expect(8 < length <= _MOST and len(form.pieces) < _PIECES)
     data = read(address, length)
     expect(len(data) == length and sound(data))
     form.pieces.append(data)
@@ -306,7 +342,7 @@ _READERS: dict[int, Callable[[Form, int, int, bytes], None]] = {
     0x0A: _nothing,  # group info
     0x0B: _nothing,  # filters
     0x0C: _attribute,
-    0x10: _continuation,
+    _CONTINUATION: _continuation,
     0x15: _attribute_info,
 }
 

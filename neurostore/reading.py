@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from h5py import h5d, h5ds, h5g, h5o, h5s
 
-from neurostore import guard, h5attrs, schema, times, types
+from neurostore import filters, guard, h5attrs, headers, schema, times, types
 from neurostore.arrays import Place, Source, StoredArray, lazy
 from neurostore.content import HASH_ATTR, RECORDING_ATTR
 from neurostore.damage import UNREADABLE
@@ -70,12 +70,25 @@ class Item:
 
     link: bytes
     name: str
-    dataset: h5d.DatasetID
     address: int
     is_scale: bool
     bare: bool
-    rank: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     attrs: dict[str, Any]
+    #: None where its header was read past HDF5.
+    opened: h5d.DatasetID | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def dataset(self) -> h5d.DatasetID:
+        """The open dataset; what `items_of` returns has it."""
+        assert self.opened is not None
+        return self.opened
 
 
 def look(
@@ -96,13 +109,16 @@ def look(
     """
     if known is None:
         guard.check_path(parent, path.encode())
-    found = known or h5o.open(parent, path.encode())
-    if isinstance(found, h5d.DatasetID):
-        guard.check_dataset(found, path)
-        return _look_at_leaf(found, path, source, kind)
-    items, dims = items_of(parent, found, path, kind)
-    group_attrs = h5attrs.read_all(found)
-    listed = str(dict(group_attrs).get("coordinates", "")).split()
+    seen = _in_headers(parent, path) if known is None and kind is not None else None
+    if seen is None:
+        found = known or h5o.open(parent, path.encode())
+        if isinstance(found, h5d.DatasetID):
+            guard.check_dataset(found, path)
+            return _look_at_leaf(found, path, source, kind)
+        seen = h5attrs.read_all(found), *items_of(parent, found, path, kind)
+    attrs, items, dims = seen
+    group_attrs = dict(attrs)
+    listed = str(group_attrs.get("coordinates", "")).split()
     variables: dict[str, xr.Variable] = {}
     places: dict[str, Place] = {}
     coordinates = set()
@@ -112,12 +128,52 @@ def look(
             variables[item.name] = _variable(item, address, dims[item.link], source, places)
             if item.is_scale or item.link.decode() in listed:
                 coordinates.add(item.name)
-    attrs = _record_attrs(group_attrs)
-    if kind is not None and "kind" not in dict(group_attrs):
+    if kind is not None and "kind" not in group_attrs:
         _complete(variables, kind)
     if kind is not None:
         coordinates |= {row.name for row in kind.variables if row.coordinate} & variables.keys()
-    return Part(variables, frozenset(coordinates), attrs, places)
+    return Part(variables, frozenset(coordinates), _record_attrs(attrs), places)
+
+
+Seen = tuple[list[tuple[str, Any]], list[Item], dict[bytes, tuple[str, ...]]]
+
+
+def _in_headers(parent: h5g.GroupID, path: str) -> Seen | None:
+    """Return what :func:`look` wants of a group as neurostore wrote it, past HDF5.
+
+    None where there is anything else, or it cannot be read so.
+    """
+    descriptor = filters.descriptor_of(parent)
+    found = None
+    if descriptor >= 0:
+        found = headers.contents(descriptor, parent.links.get_info(path.encode()).u)
+    if found is None:
+        return None
+    attrs, datasets = found
+    items = [
+        _item_of(link, h.address, h.scale_name if h.is_scale else None, h.shape, h.dtype, h.attrs)
+        for link, h in datasets.items()
+    ]
+    told = {
+        place: item.name
+        for item, header in zip(items, datasets.values(), strict=True)
+        if item.is_scale
+        for place in header.attached
+    }
+    by_number = {
+        header.number: item.name
+        for item, header in zip(items, datasets.values(), strict=True)
+        if item.is_scale and header.number >= 0
+    }
+    dims = {}
+    for item, header in zip(items, datasets.values(), strict=True):
+        axes: list[str | None] = [told.get((item.address, axis)) for axis in range(item.rank)]
+        if item.is_scale:
+            axes = [item.name] if item.rank == 1 else [by_number.get(n) for n in header.numbers]
+        dims[item.link] = tuple(axis for axis in axes if axis is not None)
+        if len(dims[item.link]) != item.rank:
+            return None
+    return attrs, items, dims
 
 
 def items_of(
@@ -197,12 +253,23 @@ def _record_attrs(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _item(link: bytes, dataset: h5d.DatasetID) -> Item:
-    is_scale = bool(h5ds.is_scale(dataset))
-    bare = is_scale and h5ds.get_scale_name(dataset).startswith(_BARE)
-    address = address_of(dataset)
+    scale = h5ds.get_scale_name(dataset) if h5ds.is_scale(dataset) else None
     attrs = dict(h5attrs.read_all(dataset))
+    return _item_of(link, address_of(dataset), scale, dataset.shape, dataset.dtype, attrs, dataset)
+
+
+def _item_of(
+    link: bytes,
+    address: int,
+    scale: bytes | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    attrs: dict[str, Any],
+    opened: h5d.DatasetID | None = None,
+) -> Item:
     name = str(attrs.get(LINK_ATTR, link.decode()))
-    return Item(link, name, dataset, address, is_scale, bare, dataset.rank, attrs)
+    bare = scale is not None and scale.startswith(_BARE)
+    return Item(link, name, address, scale is not None, bare, shape, dtype, attrs, opened)
 
 
 class _Scales:
@@ -247,7 +314,7 @@ def _dimensions(
     dims = {item.link: _dims_of(item, told, scales, by_number) for item in items}
     bare_names = {item.link.decode().removeprefix(NON_COORD): item for item in items}
     if any(None in found for found in dims.values()):
-        defaults = default_dims({name: it.dataset.shape for name, it in bare_names.items()}, kind)
+        defaults = default_dims({name: it.shape for name, it in bare_names.items()}, kind)
         for name, item in bare_names.items():
             dims[item.link] = tuple(
                 known or default
@@ -298,7 +365,7 @@ def _look_at_leaf(dataset: h5d.DatasetID, path: str, source: Source, kind: Kind 
     """Take a bare dataset for the first variable of its kind, its attributes for the record's."""
     name = kind.variables[0].name if kind is not None else path.rsplit("/", 1)[-1]
     attrs = h5attrs.read_all(dataset)
-    item = Item(name.encode(), name, dataset, 0, False, False, dataset.rank, {})
+    item = _item_of(name.encode(), 0, None, dataset.shape, dataset.dtype, {}, dataset)
     dims = default_dims({name: dataset.shape}, kind)[name]
     places: dict[str, Place] = {}
     variables = {name: _variable(item, path, dims, source, places)}
@@ -308,12 +375,12 @@ def _look_at_leaf(dataset: h5d.DatasetID, path: str, source: Source, kind: Kind 
 def _variable(
     item: Item, address: str, dims: tuple[str, ...], source: Source, places: dict[str, Place]
 ) -> xr.Variable:
-    stored = item.dataset.dtype
+    stored = item.dtype
     attrs = dict(item.attrs)
     logical = types.logical_dtype(stored, attrs)
     if stored.kind == "O":
         return _variable_text(item, address, dims)
-    place = Place.of(source, address, logical, stored, item.dataset.shape)
+    place = Place.of(source, address, logical, stored, item.shape)
     places[item.name] = place
     for carried in {"M": ("units", "calendar"), "m": ("units",)}.get(place.dtype.kind, ()):
         attrs.pop(carried, None)
@@ -323,7 +390,7 @@ def _variable(
 
 def _variable_text(item: Item, address: str, dims: tuple[str, ...]) -> xr.Variable:
     """Strings of varying length, which only other people write: read at once, as text."""
-    raw = np.empty(item.dataset.shape, item.dataset.dtype)
+    raw = np.empty(item.shape, item.dtype)
     try:
         item.dataset.read(h5s.ALL, h5s.ALL, raw)
     except OSError as error:

@@ -89,13 +89,15 @@ class Registry(Generic[File]):
 
         These are the ones that had its path before, and the longest unused beyond the limit.
         """
-        leaving = [other for other in self._files.values() if other.path == file.path]
+        replaced = self._paths.get(file.path)
+        leaving = [] if replaced is None else [replaced]
         before = self._files.get(file.key)  # the same file, by the name it had
         if before is not None and before not in leaving and not before.users:
             leaving.append(before)
         self._files[file.key] = file
-        idle = [other for other in self._files.values() if not other.users and other is not file]
-        leaving += idle[: max(0, len(self._files) - _MOST)]
+        if len(self._files) > _MOST:
+            idle = [f for f in self._files.values() if not f.users and f is not file]
+            leaving += idle[: len(self._files) - _MOST]
         for other in leaving:
             self.forget(other)
         self._paths[file.path] = file

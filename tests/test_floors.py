@@ -44,6 +44,7 @@ FLOORS = {
     "rawcopy": 2.25,
     "objectheader": 2,
     "chunkindex": 2.25,
+    "headers": 2.25,
     "globalheap": 2.1,
     "linktable": 2.25,
     "relocation": 2.5,

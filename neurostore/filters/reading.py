@@ -64,7 +64,7 @@ def read(
     if plan is not None:
         work = plan.work(ranges)
         jobs = _ahead(_jobs(dataset, out, ranges, plan, work))
-        for _ in each(_decode, jobs, work, plan.nbytes):
+        for _ in each(_decode, _together(jobs), work, max(plan.nbytes, _TOGETHER)):
             pass
     elif out.size:
         _read_by_hdf5(dataset, out, ranges)
@@ -116,10 +116,9 @@ def read_many(
             if work > _ALONE or remote.of(dataset) is not None:
                 yield from found
             else:
-                for job in found:
-                    _decode(*job)
+                _decode(found)
 
-    for _ in each(_decode, _ahead(jobs()), 2**62, _CHUNK_GUESS):
+    for _ in each(_decode, _together(_ahead(jobs())), 2**62, _TOGETHER):
         pass
 
 
@@ -176,12 +175,15 @@ class _Plan:
 _KNOWN = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32, ZSTD)
 # A chunk that its filters made larger than its values is odd beyond this.
 _SLACK = 1024
+#: What a question about one chunk costs, and a call of Python, in chunks passed by in the index.
+_CALL, _CALLBACK = 170, 33
+_FEW = 4
 #: Below it, asking for the descriptor costs more than it saves.
 _DIRECT = 256 * 1024
 #: Below it, a thread costs more than it saves.
 _ALONE = 64 * 1024
-#: For the number of chunks in flight, where datasets of all sizes are read together.
-_CHUNK_GUESS = 2**20
+#: Chunks are decoded so many bytes at a time: to wake a thread costs as much as some 50 KB.
+_TOGETHER = 2**20
 
 
 @lru_cache(maxsize=64)
@@ -307,13 +309,42 @@ def _jobs(
     descriptor = descriptor_of(dataset) if work > _DIRECT else -1
     if remote.of(dataset) is not None:
         descriptor = _REMOTE
-    for parts in product(*(_along(r, c) for r, c in zip(ranges, plan.chunks, strict=True))):
+    axes = [_along(r, c) for r, c in zip(ranges, plan.chunks, strict=True)]
+    find = _finder(dataset, plan, math.prod(map(len, axes)))
+    for parts in product(*axes):
         offset, source, destination = zip(*parts, strict=True)
-        chunk = _found(dataset, offset, plan, descriptor)
+        chunk = _found(dataset, offset, plan, descriptor, find)
         if chunk is None:
             out[destination] = plan.fill()
         else:
             yield chunk, plan, source, out[destination]
+
+
+_Find = Callable[[tuple[int, ...]], h5py.h5d.StoreInfo | None]
+
+
+def _finder(dataset: h5py.h5d.DatasetID, plan: _Plan, wanted: int) -> _Find:
+    """Return what tells of a chunk by its offset, by the cheaper of two ways.
+
+    HDF5 goes through its index from the start for every chunk that it is asked for, and in no
+    more time, but for a call of Python for each, through all of it once.
+    """
+    ask: _Find = dataset.get_chunk_info_by_coord
+    if wanted < _FEW:
+        return ask
+    there = math.prod(-(-n // c) for n, c in zip(dataset.shape, plan.chunks, strict=True))
+    if wanted * (_CALL + there) <= _CALLBACK * there:
+        return ask
+    found: dict[tuple[int, ...], h5py.h5d.StoreInfo] = {}
+
+    def note(info: h5py.h5d.StoreInfo) -> None:
+        found[info.chunk_offset] = info
+
+    try:
+        dataset.chunk_iter(note)
+    except (OSError, RuntimeError) as error:
+        raise DamagedError(f"{name_of(dataset)}: its chunks cannot be found: {error}") from error
+    return found.get
 
 
 def _ahead(jobs: Iterator[_Job]) -> Iterator[_Job]:
@@ -338,11 +369,26 @@ def _fetched(jobs: list[_Job]) -> Iterator[_Job]:
             yield replace(chunk, stored=data), plan, source, target
 
 
-def _decode(chunk: _Chunk, plan: _Plan, source: Slices, target: Array) -> None:
-    try:
-        _decoded(chunk.bytes(), chunk.mask, plan, source, target)
-    except (*CODEC_ERRORS, OSError) as error:
-        raise _damaged(chunk.dataset, chunk.offset, str(error)) from error
+def _together(jobs: Iterator[_Job]) -> Iterator[tuple[list[_Job]]]:
+    """Put neighbours together until they are worth a thread."""
+    waiting: list[_Job] = []
+    nbytes = 0
+    for job in jobs:
+        waiting.append(job)
+        nbytes += job[1].nbytes
+        if nbytes >= _TOGETHER:
+            yield (waiting,)
+            waiting, nbytes = [], 0
+    if waiting:
+        yield (waiting,)
+
+
+def _decode(jobs: Iterable[_Job]) -> None:
+    for chunk, plan, source, target in jobs:
+        try:
+            _decoded(chunk.bytes(), chunk.mask, plan, source, target)
+        except (*CODEC_ERRORS, OSError) as error:
+            raise _damaged(chunk.dataset, chunk.offset, str(error)) from error
 
 
 def descriptor_of(dataset: h5py.h5d.DatasetID) -> int:
@@ -376,13 +422,17 @@ def _along(taken: range, chunk: int) -> list[tuple[int, slice, slice]]:
 
 
 def _found(
-    dataset: h5py.h5d.DatasetID, offset: tuple[int, ...], plan: _Plan, descriptor: int
+    dataset: h5py.h5d.DatasetID,
+    offset: tuple[int, ...],
+    plan: _Plan,
+    descriptor: int,
+    find: _Find,
 ) -> _Chunk | None:
     """Look up one chunk; None where nothing was ever written."""
     try:
         # Reading a chunk that does not exist asks for an arbitrary amount of memory.
-        info = dataset.get_chunk_info_by_coord(offset)
-        if info.byte_offset is None:
+        info = find(offset)
+        if info is None or info.byte_offset is None:
             return None
         if info.size > 2 * plan.nbytes + _SLACK:
             raise _damaged(dataset, offset, f"{info.size} stored bytes for {plan.nbytes}")
