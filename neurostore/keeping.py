@@ -105,7 +105,10 @@ class Kept:
         with self._writing() as session:
             doomed = retention.select(session, rules, now, model_time)
             retention.clean(session, doomed, self._timeout, self._durability)
-        retention.drop(doomed)
+        if again(lambda: self._session().catalogue.ledger.leaving):
+            with self._writing() as session:
+                if session.is_outermost:
+                    retention.drop(session)
         return doomed.ids
 
     def compact(self, *, progress: Progress = None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -100,6 +100,9 @@ class Ledger:
         The files before this one as JSON: a rotated file is opened without a look at them.
     seal
         Set when the file is closed off for good.
+    leaving
+        Names and identities of files that were let go of: they are removed after that was
+        committed, or by whoever cleans up next.
     """
 
     series: str = ""
@@ -108,6 +111,7 @@ class Ledger:
     forgotten: Span | None = None
     older_text: str = "[]"
     seal: Seal | None = None
+    leaving: tuple[tuple[str, tuple[int, int]], ...] = ()
 
     @property
     def older(self) -> tuple[Older, ...]:
@@ -124,12 +128,13 @@ class Ledger:
         """Return the ledger after ids at the moments of ``span`` were forgotten."""
         return replace(self, forgotten=joined([self.forgotten, span]))
 
-    def without(self, gone: Iterable[str]) -> Ledger:
-        """Return the ledger without some of the older files, whose ids stay given."""
-        dropped = set(gone)
-        spans = [older.given for older in self.older if older.name in dropped]
-        kept = [older for older in self.older if older.name not in dropped]
-        return self.forgetting(joined(spans)).following(kept)
+    def without(self, gone: Collection[str]) -> Ledger:
+        """Return the ledger after some of the older files left, whose ids stay given."""
+        left = [older for older in self.older if older.name in gone]
+        kept = [older for older in self.older if older.name not in gone]
+        leaving = (*self.leaving, *((older.name, older.file_id) for older in left))
+        following = self.forgetting(joined(older.given for older in left)).following(kept)
+        return replace(following, leaving=leaving)
 
     def before(self, name: str) -> tuple[Older, ...]:
         """Return the files before this one, which is called ``name`` now, the oldest first.
@@ -169,7 +174,14 @@ def _parsed(text: str, older_text: str) -> Ledger:
         forgotten=_span(found["forgotten"]),
         older_text=older_text,
         seal=None if seal is None else Seal(**seal),
+        leaving=tuple(_leaving(*pair) for pair in found.get("leaving", ())),
     )
+
+
+def _leaving(name: str, file_id: Sequence[int]) -> tuple[str, tuple[int, int]]:
+    _check_name(name)
+    first, second = file_id
+    return name, (first, second)
 
 
 @lru_cache(maxsize=64)

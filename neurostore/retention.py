@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -343,19 +343,31 @@ def clean(session: Session, doomed: Doomed, timeout: float, durability: Durabili
         ):
             member.remove(entries)
     if doomed.whole:
-        names = [volume.path.name for volume in doomed.whole]
+        names = {volume.path.name for volume in doomed.whole}
         session.write_ledger(session.catalogue.ledger.without(names))
 
 
-def drop(doomed: Doomed) -> None:
-    """Remove the files that the series has let go of."""
-    for volume in doomed.whole:
+def drop(session: Session) -> None:
+    """Remove the files that the series has let go of, now or before a crash.
+
+    Inside a `writing` of its own, after that in which they left was committed.
+    """
+    head = session.catalogue.ledger
+    stay = []
+    for name, file_id in head.leaving:
+        volume = Volume(session.path.with_name(name), file_id)
         with suppress(StoreNotFoundError, MovedError), volume.open() as member:
+            if member.catalogue.ledger.series != head.series:
+                continue
             io = member.io
             member.close()  # its last commit is settled, so that no journal is left alone
             for path in (volume.path, journal_path(volume.path)):
                 osio.discard(path, io)
-            _log.info("%s: dropped, all its records had expired", volume.path)
+            if volume.path.exists():
+                stay.append((name, file_id))
+            else:
+                _log.info("%s: dropped, all its records had expired", volume.path)
+    session.write_ledger(replace(head, leaving=tuple(stay)))
 
 
 # -- criteria ----------------------------------------------------------------------------------

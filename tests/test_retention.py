@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from neurostore import (
     StoreNotFoundError,
     ValidationError,
 )
+from neurostore.osio import OsIO
 
 DAY = 86_400.0
 NOW = 1_700_000_000.0
@@ -211,6 +214,43 @@ def test_a_file_that_loses_all_is_dropped(store: Store) -> None:
     assert won >= size - second.stat().st_size
     assert len(store.ids()) == 4
     assert store.verify().ok
+
+
+class Stubborn(OsIO):
+    """A system that keeps a file, as if the process had ended before it was removed."""
+
+    keeps = True
+
+    def unlink(self, path: str) -> None:
+        if self.keeps and path.endswith(".000001.h5"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        super().unlink(path)
+
+
+def test_a_file_that_was_let_go_of_is_removed_later(tmp_path: Path) -> None:
+    """After a crash between the commit and the removal, by the next cleanup."""
+    io = Stubborn()
+    with Store(tmp_path / "run.h5", durability="process", io=io) as store:
+        store.store(train(NOW - 3 * DAY))
+        first = store.rotate()
+        store.store(train(NOW - 2 * DAY))
+        second = store.rotate()
+        store.store(train(NOW))
+        assert store.cleanup(2.5, now=NOW) == [f"train_{NOW - 3 * DAY!r}"]
+        assert first.exists()
+        assert store.ids() == [f"train_{NOW - 2 * DAY!r}", f"train_{NOW!r}"]
+        kept = first.read_bytes()
+        io.keeps = False
+    with neurostore.open(tmp_path / "run.h5") as store:
+        store.rotate()
+        assert store.cleanup(2.5, now=NOW) == []
+        assert not first.exists()
+        assert store.cleanup(1.0, now=NOW) == [f"train_{NOW - 2 * DAY!r}"]
+        assert not second.exists()
+        first.write_bytes(kept)
+        assert store.cleanup(1.0, now=NOW) == []
+        assert first.read_bytes() == kept, "what was removed is forgotten"
+        assert store.verify().ok
 
 
 def test_a_predicate_tells_records_of_one_id_apart(tmp_path: Path) -> None:
