@@ -12,6 +12,7 @@ import atexit
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -253,6 +254,7 @@ class Tap:
         try:
             jax.effects_barrier()  # type: ignore[no-untyped-call]
         except Exception as error:
+            _forget_failed()
             if self._error is None:
                 raise
             raise self._error from error
@@ -289,6 +291,18 @@ class Tap:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _forget_failed() -> None:
+    """Let ordered callbacks go on after one that failed.
+
+    On a GPU the next of this thread would wait for it, and fail with its error, for ever. JAX has
+    no public way to end that.
+    """
+    with suppress(ImportError, AttributeError):
+        from jax._src.dispatch import runtime_tokens
+
+        runtime_tokens.clear()  # type: ignore[no-untyped-call]
 
 
 def _copied(given: Mapping[str, Any]) -> Values:

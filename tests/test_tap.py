@@ -158,6 +158,10 @@ def test_a_computation_stops_where_nothing_can_be_recorded(store: neurostore.Sto
     with pytest.raises(ValidationError, match="other sizes"), neurostore.jax.tap(rec) as tap:
         jax.jit(run(jax.lax.scan, tap, 200_000))(jnp.zeros(3)).block_until_ready()
     rec.close()
+    again = reservoir(store)
+    with again, neurostore.jax.tap(again) as tap:
+        jax.jit(run(jax.lax.scan, tap, 3))(jnp.zeros(3))
+    assert store.retrieve(str(again.id)).sizes["time"] == 3
 
 
 def test_a_tap_that_is_closed_says_so(store: neurostore.Store) -> None:
