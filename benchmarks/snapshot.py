@@ -26,11 +26,13 @@ def run(folder: Path, *, quick: bool) -> Table:
         f"A snapshot of {neurons:,} neurons and a plasticity trace",
         "Random: adjacency int64 of 0/1, weights log-normal and 10 % dense, states, and a dense "
         "random trace. Real: the connectome of 3,013 neurons, and the membrane potentials of a "
-        "simulation. From opening the file to closing it, with the syncs of a commit. The peer is "
-        "h5py with gzip 6 and Fletcher-32, without sync.",
+        "simulation. From opening the file to closing it, with the syncs of a commit; then one "
+        "more into a file that is open, with them (`power`) and without (`process`). The peer is "
+        "h5py with gzip 6 and Fletcher-32, flushed and not synced.",
     )
     for what, arrays in networks(neurons, quick).items():
         table.rows += figures(folder, what, arrays, rounds)
+        table.rows += opened(folder, what, arrays, rounds)
     return table
 
 
@@ -47,6 +49,29 @@ def figures(folder: Path, what: str, arrays: Arrays, rounds: int) -> list[Row | 
         speedup(f"{what}: read", read, 3),
         size(f"{what}: size", bytes_ours, bytes_peer, bytes_peer, "≤ 1x the size"),
     ]
+
+
+def opened(folder: Path, what: str, arrays: Arrays, rounds: int) -> list[Row]:
+    """Write one after the other into files that stay open, and read one of them."""
+    found = []
+    for durability in ("power", "process"):
+        path, bare = (folder / f"{what}-{durability}{end}.h5" for end in ("", "-bare"))
+        with (
+            neurostore.HDF5Storage(path, durability=durability) as storage,
+            h5py.File(bare, "w") as h5file,
+        ):
+            written = duel(
+                lambda turn: store(storage, arrays, float(turn)),
+                lambda turn: put(h5file.create_group(str(turn)), arrays),
+                rounds=rounds,
+            )
+            found.append(speedup(f"{what}: write, file open, `{durability}`", written, 10))
+            read = duel(
+                lambda turn: retrieve(storage, float(turn)),
+                lambda turn: take(h5file[str(turn)]),
+                rounds=rounds,
+            )
+    return [*found, speedup(f"{what}: read, file open", read, 3)]
 
 
 def networks(neurons: int, quick: bool) -> dict[str, Arrays]:
@@ -75,27 +100,46 @@ def by_storage(path: Path, arrays: Arrays) -> None:
     """Write with the array face, all defaults."""
     path.unlink(missing_ok=True)
     with neurostore.HDF5Storage(path) as storage:
-        storage.store_network_snapshot(
-            1.0, arrays["adjacency"], arrays["weights"], arrays["states"]
-        )
-        storage.store_plasticity_trace(1.0, arrays["trace"], "stdp")
+        store(storage, arrays, 1.0)
+
+
+def store(storage: neurostore.HDF5Storage, arrays: Arrays, moment: float) -> None:
+    """Store both records."""
+    storage.store_network_snapshot(moment, arrays["adjacency"], arrays["weights"], arrays["states"])
+    storage.store_plasticity_trace(moment, arrays["trace"], "stdp")
 
 
 def by_h5py(path: Path, arrays: Arrays) -> None:
     """Write four datasets with h5py."""
     with h5py.File(path, "w") as h5file:
-        for name, data in arrays.items():
-            h5file.create_dataset(name, data=data, **trains.FILTERS)
+        put(h5file, arrays)
+
+
+def put(group: h5py.Group, arrays: Arrays) -> None:
+    """Create four datasets, and bring them to the system."""
+    for name, data in arrays.items():
+        group.create_dataset(name, data=data, **trains.FILTERS)
+    group.file.flush()
 
 
 def from_storage(path: Path) -> object:
     """Read both records back."""
     with neurostore.HDF5Storage(path) as storage:
-        snapshot = storage.retrieve_network_snapshot("snapshot_1.0")
-        return snapshot, storage.retrieve_plasticity_trace("stdp_1.0")
+        return retrieve(storage, 1.0)
+
+
+def retrieve(storage: neurostore.HDF5Storage, moment: float) -> object:
+    """Read both records."""
+    snapshot = storage.retrieve_network_snapshot(f"snapshot_{moment!r}")
+    return snapshot, storage.retrieve_plasticity_trace(f"stdp_{moment!r}")
 
 
 def from_h5py(path: Path) -> object:
     """Read the four datasets back."""
     with h5py.File(path) as h5file:
-        return [h5file[name][:] for name in h5file]
+        return take(h5file)
+
+
+def take(group: h5py.Group) -> object:
+    """Read four datasets."""
+    return [group[name][:] for name in group]
