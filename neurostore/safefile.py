@@ -39,7 +39,7 @@ _GATHERED: Final = 64 * 1024
 _BLOCK: Final = 256
 _BIG_JOURNAL: Final = 1 << 22
 SMALL_CACHE: Final = 1 << 17
-LARGE_CACHE: Final = 1 << 21
+LARGE_CACHE: Final = 1 << 24
 
 
 def _runs(start: int, old: bytes, new: bytes) -> Extents:
