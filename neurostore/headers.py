@@ -26,7 +26,7 @@ from neurostore.h5attrs import HIDDEN
 from neurostore.objectheader import Unfamiliar, expect, messages
 from neurostore.types import CRC_PREFIX
 
-__all__ = ["Header", "attributes", "contents"]
+__all__ = ["Header", "contents"]
 
 #: Messages (HDF5 File Format Specification 3.0, IV.A.2), and what may stand in which header.
 _SPACE, _LINK_INFO, _TYPE, _FILL, _LINK, _LAYOUT = 0x01, 0x02, 0x03, 0x05, 0x06, 0x08
@@ -67,17 +67,6 @@ class Header:
     numbers: tuple[int, ...] = ()
 
 
-def attributes(descriptor: int, address: int) -> list[tuple[str, Any]] | None:
-    """Return the attributes of the group whose header stands at ``address``, in their order.
-
-    None where HDF5 is to be asked.
-    """
-    try:
-        return _group(_Window(descriptor), address)[0]
-    except _ODD:
-        return None
-
-
 def contents(
     descriptor: int, address: int
 ) -> tuple[list[tuple[str, Any]], dict[bytes, Header]] | None:
@@ -94,7 +83,17 @@ def contents(
 
 
 #: What a header can lead to that is not as expected, but agrees with its checksum.
-_ODD = (Unfamiliar, OSError, ValueError, IndexError, TypeError, RuntimeError, struct.error)
+_ODD = (
+    Unfamiliar,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 class _Window:
