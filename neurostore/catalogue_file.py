@@ -98,13 +98,14 @@ def create(h5file: h5py.File, first_number: int = 0) -> None:
     state.write(h5s.ALL, h5s.ALL, _state_values(fresh))
 
 
-def give_identity(h5file: h5py.File) -> None:
-    """Tell a copied file apart from every other."""
+def give_identity(h5file: h5py.File, modified: int) -> None:
+    """Tell a copied file apart from every other, and note when it was last changed."""
     state = h5d.open(h5file.id, GROUP + b"/state")
     values = np.empty(state.shape, state.dtype)
     state.read(h5s.ALL, h5s.ALL, values)
     for name in ("file_id_0", "file_id_1"):
         values[STATE.index(name)] = secrets.randbits(63)
+    values[STATE.index("modified")] = modified
     values[-1] = 0
     values[-1] = np.bitwise_xor.reduce(values) ^ SOUND
     state.write(h5s.ALL, h5s.ALL, values)

@@ -264,8 +264,10 @@ def build(temporary: str, page_size: int = 0) -> None:
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
     with h5py.File(h5f.open(os.fsencode(temporary), h5f.ACC_RDWR, fapl=access)) as h5file:
-        h5attrs.overwrite(h5file.id, b"created_at", np.array(time.time()))
-        catalogue_file.give_identity(h5file)
+        now = time.time_ns()
+        h5attrs.overwrite(h5file.id, b"created_at", np.array(now / 1e9))
+        catalogue_file.give_identity(h5file, now)
+    os.utime(temporary, ns=(now, now))  # so that nobody looks for what others put into it
 
 
 def lay(temporary: str | os.PathLike[str], page_size: int = 0) -> None:
