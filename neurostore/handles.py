@@ -331,7 +331,10 @@ class Handles:
     def _ensure_catalogue(self, durability: Durability) -> None:
         """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""
         with tree.open_native(self.path) as h5file:
-            if catalogue_file.read(h5file) is not None:
+            held, self._catalogue_of = self._catalogue, None
+            if held is None or not catalogue_file.refresh(held, h5file):
+                self._catalogue, self._templates = catalogue_file.read(h5file), {}
+            if self._catalogue is not None:  # to be brought up to date from the writer's handle
                 self._remember_state(h5file)
                 return
         temporary = tree.beside(self.path, "adopted")
