@@ -23,7 +23,7 @@ from h5py import h5t
 
 from neurostore import guard
 from neurostore.h5attrs import HIDDEN
-from neurostore.objectheader import Unfamiliar, expect, messages
+from neurostore.objectheader import Unfamiliar, expect, messages, split_attribute
 from neurostore.types import CRC_PREFIX
 
 __all__ = ["Header", "contents"]
@@ -176,13 +176,9 @@ def _attribute(body: bytes) -> tuple[bytes, Any]:
 
 def _taken_apart(body: bytes) -> tuple[bytes, Any]:
     """Return name and value of an attribute; of those of HDF5's book-keeping only what is used."""
-    expect(body[0] == 3 and not body[1] & 3)
-    length, of_type, of_space = (int.from_bytes(body[n : n + 2], "little") for n in (2, 4, 6))
-    at = 9 + length
-    name = body[9 : at - 1]
+    name, kind, space, start = split_attribute(body)
     expect(not name.startswith(_CRC))
-    kind, space = body[at : at + of_type], body[at + of_type :][:of_space]
-    raw = body[at + of_type + of_space :]
+    raw = body[start:]
     family, size = kind[0] & 15, int.from_bytes(kind[4:8], "little")
     if name == b"DIMENSION_LIST":
         return name, None

@@ -25,10 +25,12 @@ __all__ = [
     "checksum",
     "checksums",
     "expect",
+    "heaps",
     "messages",
     "read_form",
     "sealed",
     "sound",
+    "split_attribute",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -42,7 +44,7 @@ _MOST = 1024 * 1024
 _PIECES = 16
 #: No fewer bytes tell how long a header is.
 _BEGIN = 40
-_CONTINUATION = 0x10
+_ATTRIBUTE, _CONTINUATION = 0x0C, 0x10
 _VARIABLE, _REFERENCE, _COMPOUND = 9, 7, 6
 _PLAIN_CLASSES = frozenset({0, 1, 3, 8})  # integers, floats, fixed text, enumerations
 
@@ -290,13 +292,36 @@ def _single(form: Form, piece: int, at: int, body: bytes, where: int, whole: int
     return place
 
 
-def _attribute(form: Form, piece: int, at: int, body: bytes) -> None:
+def split_attribute(body: bytes) -> tuple[bytes, bytes, bytes, int]:
+    """Return name, type and dataspace of an attribute, and where in the message its data begins."""
     expect(body[0] == 3 and not body[1] & 3)
     name, kind, space = (int.from_bytes(body[n : n + 2], "little") for n in (2, 4, 6))
     first = 9 + name
-    label, start = body[9 : first - 1], first + kind + space
-    size = int.from_bytes(body[first + 4 : first + 8], "little")
-    family = body[first] & 15
+    second = first + kind
+    return body[9 : first - 1], body[first:second], body[second : second + space], second + space
+
+
+def heaps(read: Read, address: int) -> set[int]:
+    """Return which collections of the global heap the scales of a dataset are named in.
+
+    Raises
+    ------
+    Unfamiliar
+        As :func:`messages`.
+    """
+    found = set()
+    for kind, body in messages(read, address):
+        if kind == _ATTRIBUTE:
+            name, _, _, start = split_attribute(body)
+            if name == b"DIMENSION_LIST":
+                places = range(start + 4, len(body) - 8, 16)
+                found |= {int.from_bytes(body[at : at + 8], "little") for at in places}
+    return found
+
+
+def _attribute(form: Form, piece: int, at: int, body: bytes) -> None:
+    label, kind, _, start = split_attribute(body)
+    family, size = kind[0] & 15, int.from_bytes(kind[4:8], "little")
     if label == b"DIMENSION_LIST":
         expect(family == _VARIABLE and size == 16 and (len(body) - start) % 16 == 0)
         _dimension_list(form, piece, at, body, start)
@@ -341,7 +366,7 @@ _READERS: dict[int, Callable[[Form, int, int, bytes], None]] = {
     0x08: _layout,
     0x0A: _nothing,  # group info
     0x0B: _nothing,  # filters
-    0x0C: _attribute,
+    _ATTRIBUTE: _attribute,
     _CONTINUATION: _continuation,
     0x15: _attribute_info,
 }

@@ -71,10 +71,9 @@ def is_endless(dataset: h5d.DatasetID) -> bool:
         return os.pread(descriptor, length, where)
 
     try:
-        form = objectheader.read_form(read, address_of(dataset))
+        places = objectheader.heaps(read, address_of(dataset))
     except objectheader.Unfamiliar:
         return False
-    places = {int.from_bytes(form.pieces[piece][at : at + 8], "little") for piece, at in form.heap}
     return any(globalheap.is_endless(read, where) for where in places)
 
 

@@ -191,12 +191,21 @@ def test_empty(helper: Helper, tmp_path: Path) -> None:
     assert done.copied == ()
 
 
-def test_references_that_lead_nowhere_cost_no_record(helper: Helper, tmp_path: Path) -> None:
+@pytest.mark.parametrize("grows", [False, True])
+def test_references_that_lead_nowhere_cost_no_record(
+    helper: Helper, tmp_path: Path, grows: bool
+) -> None:
     """HDF5 walks for ever through a collection with an element that takes no room."""
     path = tmp_path / "run.h5"
     made = [neurostore.plasticity_trace(np.eye(3), name, timestamp=2.0) for name in ("a", "b")]
     with neurostore.open(path, durability="process") as store:
-        given = {store.store(ds): ds for ds in made}
+        if grows:
+            with store.record("reservoir_states", timestamp=2.0, reservoir_id="a") as recorder:
+                recorder.append(np.arange(4.0), coords={"time": 0})
+                recorder.append(np.arange(4.0), coords={"time": 1})
+            given = {str(recorder.id): store.retrieve(str(recorder.id)).load()}
+        else:
+            given = {store.store(ds): ds for ds in made}
     data = bytearray(path.read_bytes())
     first = data.rindex(b"GCOL") + 16
     data[first : first + 16] = bytes(16)
