@@ -56,7 +56,7 @@ BLOCK = 128 * CHUNK
 #: Reading a thousand rows takes as long as looking one up.
 _ROWS_PER_LOOK = 1000
 #: Tables with fewer rows are read whole.
-LONG = 32 * CHUNK
+LONG = 8 * CHUNK
 _SCRATCH = threading.local()
 
 #: Fills an array with the rows from the first on.
