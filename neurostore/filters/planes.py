@@ -50,6 +50,7 @@ _END = b"\x01\0\0\xff\xff"
 #: The same where a stream goes on at a byte: one fixed block with nothing in it.
 _SHORT_END = b"\x03\0"
 _ADLER = 65_521
+_LITTLE = sys.byteorder == "little"
 _WORDS: dict[int, np.dtype[Any]] = {
     2: np.dtype(np.uint16),
     4: np.dtype(np.uint32),
@@ -108,9 +109,12 @@ def packed(
         raw = max(0, min(noise, stop) - start) if start < noise else 0
         known = left[start : start + raw]
         if raw and len(known) == raw and joint_share(known) >= share - 0.02:
-            for plane in known:
-                adler = zlib_ng.adler32(plane, adler)
-                parts += _stored(plane)
+            joined = memoryview(
+                b"".join([plane.data for plane in known])
+            )  # one call: see `_recognised`
+            adler = zlib_ng.adler32(joined, adler)
+            for at in range(0, len(joined), count):
+                parts += _stored(joined[at : at + count])
             start, raw = start + raw, 0
             if start == stop:
                 continue
@@ -188,11 +192,11 @@ def _adler_of_run(before: int, value: int, count: int) -> int:
     return high % _ADLER << 16 | (low + count * value) % _ADLER
 
 
-def _stored(plane: Array) -> Iterator[Any]:
+def _stored(plane: Array | memoryview) -> Iterator[Any]:
     """Frame bytes as stored blocks of deflate (RFC 1951, 3.2.4)."""
-    for start in range(0, plane.size, _STORED_BYTES):
+    for start in range(0, len(plane), _STORED_BYTES):
         piece = plane[start : start + _STORED_BYTES]
-        yield _stored_head(piece.size)
+        yield _stored_head(len(piece))
         yield piece
 
 
@@ -242,7 +246,7 @@ def unpacked_into(
         place_planes(target, np.frombuffer(whole, np.uint8), source, chunk)
         return
     planes, varying = found
-    if varying == 1 and sys.byteorder == "little":
+    if varying == 1 and _LITTLE:
         words = target.view(_WORDS[size])
         np.copyto(words, planes[_FRAME.size :][:count].reshape(chunk)[source])
         return
@@ -264,25 +268,24 @@ def _recognised(view: memoryview, size: int, count: int) -> tuple[Array, int] | 
         if bytes(view[max(2, end - len(run)) : end]) == run:
             varying, end = size - zeros, end - len(run)
             break
-    framed = np.empty(_FRAME.size + size * count, np.uint8)
-    planes = framed[_FRAME.size :]
-    start, done = _take_stored(view[:end], planes[: varying * count])
-    rest = varying * count - done
-    if varying == size and not done:
+    start, pieces = _stored_pieces(view[:end], varying * count)
+    rest = varying * count - sum(map(len, pieces))
+    if varying == size and not pieces:
         return None
     if rest:
         inflated = _inflated(view[start:end], rest)
         if inflated is None:
             return None
-        planes[done : varying * count] = np.frombuffer(inflated, np.uint8)
+        pieces.append(inflated)
     elif start != end:
         return None
-    adler = zlib_ng.adler32(planes[: varying * count])
+    padding = bytes(0 if varying == 1 and _LITTLE else (size - varying) * count)
+    # One copy by one call: each that lets other threads in costs as much as copying 50 KB.
+    framed = np.frombuffer(bytearray().join([bytes(_FRAME.size), *pieces, padding]), np.uint8)
+    adler = zlib_ng.adler32(framed[_FRAME.size :][: varying * count])
     adler = _adler_of_run(adler, 0, (size - varying) * count)
     if adler != int.from_bytes(view[-4:], "big"):
         return None
-    if varying > 1:
-        planes[varying * count :] = 0
     return framed, varying
 
 
@@ -305,17 +308,17 @@ def _inflated(blocks: memoryview, size: int) -> Any:
     return found if len(found) == size else None
 
 
-def _take_stored(view: memoryview, planes: Array) -> tuple[int, int]:
-    """Copy the stored blocks at the beginning; return where they end, and how many bytes."""
-    start, done = len(_HEAD), 0
+def _stored_pieces(view: memoryview, limit: int) -> tuple[int, list[Any]]:
+    """Find the stored blocks at the beginning, of ``limit`` bytes at most; and where they end."""
+    start, pieces = len(_HEAD), list[Any]()
     while start + 5 <= len(view) and view[start] == 0:
         length = int.from_bytes(view[start + 1 : start + 3], "little")
-        fits = length and done + length <= planes.size and start + 5 + length <= len(view)
+        fits = 0 < length <= limit and start + 5 + length <= len(view)
         if not fits or bytes(view[start : start + 5]) != _stored_head(length):
             break
-        planes[done : done + length] = np.frombuffer(view[start + 5 : start + 5 + length], np.uint8)
-        start, done = start + 5 + length, done + length
-    return start, done
+        pieces.append(view[start + 5 : start + 5 + length])
+        start, limit = start + 5 + length, limit - length
+    return start, pieces
 
 
 def place_planes(
