@@ -66,11 +66,12 @@ def opened(folder: Path, what: str, arrays: Arrays, rounds: int) -> list[Row]:
                 rounds=rounds,
             )
             found.append(speedup(f"{what}: write, file open, `{durability}`", written, 10))
-            read = duel(
-                lambda turn: retrieve(storage, float(turn)),
-                lambda turn: take(h5file[str(turn)]),
-                rounds=rounds,
-            )
+    with neurostore.HDF5Storage(path) as storage, h5py.File(bare) as h5file:
+        read = duel(
+            lambda turn: retrieve(storage, float(turn)),
+            lambda turn: take(h5file[str(turn)]),
+            rounds=rounds,
+        )
     return [*found, speedup(f"{what}: read, file open", read, 3)]
 
 

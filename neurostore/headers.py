@@ -14,7 +14,7 @@ import os
 import struct
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -59,12 +59,12 @@ class Header:
     address: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    attrs: dict[str, Any] = field(default_factory=dict)
-    attached: list[tuple[int, int]] = field(default_factory=list)
-    is_scale: bool = False
-    scale_name: bytes = b""
-    number: int = -1
-    numbers: tuple[int, ...] = ()
+    attrs: dict[str, Any]
+    attached: list[tuple[int, int]]
+    is_scale: bool
+    scale_name: bytes
+    number: int
+    numbers: tuple[int, ...]
 
 
 def contents(

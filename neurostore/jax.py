@@ -302,7 +302,7 @@ def _forget_failed() -> None:
     with suppress(ImportError, AttributeError):
         from jax._src.dispatch import runtime_tokens
 
-        runtime_tokens.clear()  # type: ignore[no-untyped-call]
+        runtime_tokens.clear()  # type: ignore[no-untyped-call] # of JAX's own, without types
 
 
 def _copied(given: Mapping[str, Any]) -> Values:

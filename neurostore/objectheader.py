@@ -2,10 +2,11 @@
 
 Of one object a `Form` is read: its pieces, the places of every address in them, and which bytes
 say what the object is.  Headers that agree in those bytes have their addresses at the same places;
-that is compared for many at once.  Only what neurostore writes is known here (HDF5 File Format
-Specification 3.0, IV.A: version-2 headers, version-3 attributes, version-4 layouts, compact
-links); of anything else `read_form` raises `Unfamiliar`, and nothing is guessed.  It reads no
-file, moves nothing, and does not look at values.
+that is compared for many at once.  `messages` yields what one header says, for those who want to
+know it.  Only what neurostore writes is known here (HDF5 File Format Specification 3.0, IV.A:
+version-2 headers, version-3 attributes, version-4 layouts, compact links); of anything else both
+raise `Unfamiliar`, and nothing is guessed.  It reads no file, moves nothing, and does not look at
+values.
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ def messages(read: Read, address: int) -> Iterator[tuple[int, bytes]]:
             expect(stop <= end and not data[at + 3] & 0x02 and kind in _READERS)
             body, at = data[at + prefix : stop], stop
             if kind == _CONTINUATION:
+                expect(size == 16)
                 first, second = _numbers(body, 0, 2)
                 pieces.append((first, second))
             elif kind:
@@ -294,10 +296,11 @@ def _single(form: Form, piece: int, at: int, body: bytes, where: int, whole: int
 
 def split_attribute(body: bytes) -> tuple[bytes, bytes, bytes, int]:
     """Return name, type and dataspace of an attribute, and where in the message its data begins."""
-    expect(body[0] == 3 and not body[1] & 3)
+    expect(len(body) > 8 and body[0] == 3 and not body[1] & 3)
     name, kind, space = (int.from_bytes(body[n : n + 2], "little") for n in (2, 4, 6))
     first = 9 + name
     second = first + kind
+    expect(kind >= 8 and second + space <= len(body))
     return body[9 : first - 1], body[first:second], body[second : second + space], second + space
 
 

@@ -150,30 +150,27 @@ def _in_headers(parent: h5g.GroupID, path: str) -> Seen | None:
     if found is None:
         return None
     attrs, datasets = found
-    items = [
-        _item_of(link, h.address, h.scale_name if h.is_scale else None, h.shape, h.dtype, h.attrs)
+    pairs = [
+        (
+            _item_of(
+                link, h.address, h.scale_name if h.is_scale else None, h.shape, h.dtype, h.attrs
+            ),
+            h,
+        )
         for link, h in datasets.items()
     ]
-    told = {
-        place: item.name
-        for item, header in zip(items, datasets.values(), strict=True)
-        if item.is_scale
-        for place in header.attached
-    }
-    by_number = {
-        header.number: item.name
-        for item, header in zip(items, datasets.values(), strict=True)
-        if item.is_scale and header.number >= 0
-    }
+    scales = [(item, header) for item, header in pairs if item.is_scale]
+    told = {place: item.name for item, header in scales for place in header.attached}
+    by_number = {header.number: item.name for item, header in scales if header.number >= 0}
     dims = {}
-    for item, header in zip(items, datasets.values(), strict=True):
+    for item, header in pairs:
         axes: list[str | None] = [told.get((item.address, axis)) for axis in range(item.rank)]
         if item.is_scale:
             axes = [item.name] if item.rank == 1 else [by_number.get(n) for n in header.numbers]
         dims[item.link] = tuple(axis for axis in axes if axis is not None)
         if len(dims[item.link]) != item.rank:
             return None
-    return attrs, items, dims
+    return attrs, [item for item, _ in pairs], dims
 
 
 def items_of(

@@ -73,8 +73,8 @@ def test_attributes_are_those_of_hdf5(tmp_path: Path) -> None:
 
         found = attributes(first)
         assert found is not None
-        by_hdf5 = h5attrs.read_all(h5g.open(h5file.id, first.encode()))
-        assert [name for name, _ in found] == [name for name, _ in by_hdf5]
+        expected = h5attrs.read_all(h5g.open(h5file.id, first.encode()))
+        assert [name for name, _ in found] == [name for name, _ in expected]
         gain = dict(found)["gain"]
         np.testing.assert_array_equal(gain, [0.0, 1.0, 2.0])
         gain[0] = 7.0  # the caller's own
@@ -95,13 +95,17 @@ def header_of(path: Path, address: str) -> tuple[int, int]:
     return info.addr, at + width + int.from_bytes(head[at : at + width], "little") + 4
 
 
+def small(tmp_path: Path, name: str) -> tuple[Path, int, int, int]:
+    """A file with one train; the address of its group, place and length of a header in it."""
+    path = tmp_path / "run.h5"
+    (group,) = stored(path, neurostore.spike_train([0.1, 0.2], [0, 1], timestamp=1.0))
+    return path, header_of(path, group)[0], *header_of(path, group + name)
+
+
 @pytest.mark.parametrize("name", ["", "/spike_times", "/spike"])
 def test_damage_is_left_to_hdf5(tmp_path: Path, name: str) -> None:
     """Every byte of a header, flipped: nothing is made of it."""
-    path = tmp_path / "run.h5"
-    (group,) = stored(path, neurostore.spike_train([0.1, 0.2], [0, 1], timestamp=1.0))
-    start = header_of(path, group)[0]
-    where, length = header_of(path, group + name)
+    path, start, where, length = small(tmp_path, name)
     whole = path.read_bytes()
     descriptor = os.open(path, os.O_RDWR)
     assert headers.contents(descriptor, start) is not None
@@ -115,10 +119,7 @@ def test_damage_is_left_to_hdf5(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["", "/spike_times", "/spike"])
 def test_forged_headers_do_no_harm(tmp_path: Path, name: str) -> None:
     """Any bytes with a checksum that agrees: an answer or none, and no error of another kind."""
-    path = tmp_path / "run.h5"
-    (group,) = stored(path, neurostore.spike_train([0.1, 0.2], [0, 1], timestamp=1.0))
-    start = header_of(path, group)[0]
-    where, length = header_of(path, group + name)
+    path, start, where, length = small(tmp_path, name)
     whole = path.read_bytes()[where : where + length]
     descriptor = os.open(path, os.O_RDWR)
     rng = np.random.default_rng(0)

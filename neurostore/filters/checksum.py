@@ -2,7 +2,7 @@
 
 numcodecs has it in C, and holds Python's lock meanwhile.  Over large buffers the function of HDF5
 itself is called instead, outside that lock, where it can be found: it is no part of HDF5's public
-interface.  This module appends and verifies nothing else.
+interface.  What a checksum that does not agree means is not decided here.
 """
 
 from __future__ import annotations

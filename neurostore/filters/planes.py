@@ -109,9 +109,8 @@ def packed(
         raw = max(0, min(noise, stop) - start) if start < noise else 0
         known = left[start : start + raw]
         if raw and len(known) == raw and joint_share(known) >= share - 0.02:
-            joined = memoryview(
-                b"".join([plane.data for plane in known])
-            )  # one call: see `_recognised`
+            # One call for all, as in `_recognised`.
+            joined = memoryview(b"".join([plane.data for plane in known]))
             adler = zlib_ng.adler32(joined, adler)
             for at in range(0, len(joined), count):
                 parts += _stored(joined[at : at + count])

@@ -177,6 +177,7 @@ _KNOWN = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLET
 _SLACK = 1024
 #: What a question about one chunk costs, and a call of Python, in chunks passed by in the index.
 _CALL, _CALLBACK = 170, 33
+#: So few chunks are asked for one by one, without a look at how many there are.
 _FEW = 4
 #: Below it, asking for the descriptor costs more than it saves.
 _DIRECT = 256 * 1024
