@@ -251,6 +251,7 @@ class Handles:
                 self._forget_inode()
             if aside is not None:  # now: a thread that has its turn there waits for this lock
                 aside.close()
+        osio.sync_names(self.path, "replacing the file", durability=durability, io=self.io)
 
     def _forget_inode(self) -> None:
         if self._state_fd >= 0:

@@ -285,9 +285,10 @@ def replace(
 ) -> None:
     """Put the finished file ``temporary`` in the place of ``path``, whole or not at all.
 
-    Both stand in one directory. Where ``path`` is a data file, the caller holds its writer lock
-    and `applying`, has called `CrashSafeFile.checkpoint`, and the new file has another file id or
-    a higher generation, so that a journal that comes back after a power cut is not applied.
+    A power cut brings the old one back until `sync_names` was called.  Both stand in one directory.
+    Where ``path`` is a data file, the caller holds its writer lock and `applying`, has called
+    `CrashSafeFile.checkpoint`, and the new file has another file id or a higher generation, so
+    that a journal that comes back after a power cut is not applied.
     """
     io = io or OsIO()
     temporary, path = os.fspath(temporary), os.path.realpath(os.fspath(path))
@@ -295,10 +296,31 @@ def replace(
         if durability == "power":
             _sync_path(io, temporary)
         io.replace(temporary, path)
-        if durability == "power":
-            io.sync_directory(os.path.dirname(path))
     except OSError as error:
         raise refused(path, "replacing the file", error, "the old file stands") from error
+
+
+def sync_names(
+    path: str | os.PathLike[str],
+    what: str,
+    *,
+    durability: Durability = "power",
+    io: IO | None = None,
+) -> None:
+    """Bring what was done to the name of a file to the medium.
+
+    Raises
+    ------
+    WriteError
+        It is done, but it is not known whether it would outlast a power cut.
+    """
+    if durability == "power":
+        path = os.path.realpath(os.fspath(path))
+        try:
+            (io or OsIO()).sync_directory(os.path.dirname(path))
+        except OSError as error:
+            remedy = "it is done, but a power cut may undo it"
+            raise refused(path, f"syncing the folder after {what}", error, remedy) from error
 
 
 def discard(path: str | os.PathLike[str], io: IO) -> None:
@@ -353,12 +375,11 @@ def create(
             _name(io, temporary, path)
         finally:
             discard(temporary, io)
-        if durability == "power":
-            io.sync_directory(folder)
     except FileExistsError as error:
         raise StoreExistsError(
             f"{path}: exists already, expected no file there; open it, or choose another path"
         ) from error
+    sync_names(path, "making the file", durability=durability, io=io)
 
 
 def give_name(
@@ -377,17 +398,25 @@ def give_name(
     """
     io = io or OsIO()
     path, name = os.fspath(path), os.fspath(name)
+
+    def copied(temporary: str) -> None:
+        shutil.copyfile(path, temporary)
+        settle(temporary, durability=durability, io=io)
+
     try:
         try:
             io.link(path, name)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            create(name, lambda new: shutil.copyfile(path, new), durability=durability, io=io)
-        if durability == "power":
-            io.sync_directory(os.path.dirname(name))
+            create(name, copied, durability="process", io=io)
     except OSError as error:
         raise refused(name, f"naming {path}", error, "that file stands") from error
+    try:
+        sync_names(name, f"naming {path}", durability=durability, io=io)
+    except WriteError:
+        discard(name, io)
+        raise
 
 
 #: What the system says of a disk, not of a path.
@@ -407,7 +436,11 @@ def _name(io: IO, temporary: str, path: str) -> None:
             raise
         # No hard links here. The empty file holds the name for the moment until the rename.
         io.close(io.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o666))
-        io.replace(temporary, path)
+        try:
+            io.replace(temporary, path)
+        except OSError:
+            discard(path, io)
+            raise
 
 
 def _sync_path(io: IO, path: str) -> None:

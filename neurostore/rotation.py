@@ -134,6 +134,8 @@ def _take_back(
 ) -> None:
     """Make the file the one that goes on again; where that fails too, the next writer rotates."""
     with contextlib.suppress(HDF5StorageError, OSError):
+        if not is_unfinished(session):  # the next file goes on already: this one is the rotated
+            return
         if rotated is not None:
             osio.discard(rotated, session.io)
         with session.writing(timeout=0, durability=durability, sealed=True):

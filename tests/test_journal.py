@@ -34,7 +34,7 @@ from tiers import FULL
 
 from neurostore.errors import ClosedError, StoreError, StoreExistsError, WriteError
 from neurostore.journal import HEADER, Journal, journal_path, pending, read_journal, recover
-from neurostore.osio import IO, OsIO, create, replace
+from neurostore.osio import IO, OsIO, create, replace, sync_names
 from neurostore.overlay import Overlay
 from neurostore.safefile import CrashSafeFile, open_h5
 
@@ -852,6 +852,7 @@ def test_power_cut_while_creating_or_replacing(tmp_path: Path) -> None:
     io.mark("created")
     create(other, lambda temporary: build(temporary, bytes(16)), io=io)
     replace(other, path, io=io)
+    sync_names(path, "replacing it", io=io)
     io.mark("replaced")
     allowed: dict[Any, set[bytes | None]] = {
         None: {None, FILE_ID},

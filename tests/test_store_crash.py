@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -222,3 +223,49 @@ def test_every_refused_operation_is_reported(
         with neurostore.open(path, durability="process") as again:
             assert again.store(spikes(5.0, 7)) in again.ids()
         close_all()
+
+
+class Renaming(FaultyIO):
+    """As `FaultyIO`; without hard links, if so wanted."""
+
+    links = True
+
+    def link(self, source: str, target: str) -> None:
+        if not self.links:
+            raise OSError(errno.EPERM, "no links here")
+        super().link(source, target)
+
+
+class Copying(Renaming):
+    links = False
+
+
+@pytest.mark.parametrize("kind", [Renaming, Copying])
+def test_every_refused_operation_of_a_rotation(tmp_path: Path, kind: type[Renaming]) -> None:
+    """The history is whole, and a folder holds no file that is not of it."""
+    whole = ["train_1.0", "train_2.0"]
+    for at in itertools.count(1):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        io = kind(0, errno.EIO, for_good=False)
+        with Store(folder / "run.h5", durability="power", io=io) as store:
+            store.store(spikes(1.0))
+            store.rotate()
+            store.store(spikes(2.0))
+            io.at = io.count + at
+            try:
+                store.rotate()
+            except WriteError as error:
+                stands = "after replacing the file" in str(error)
+                assert len(store.info()["files"]) == (3 if stands else 2)
+            assert store.ids() == whole
+        close_all()
+        assert list(content_at(folder / "run.h5")) == whole
+        with Store(folder / "run.h5") as store:
+            store.store(spikes(3.0))
+            store.rotate()
+            assert store.ids() == [*whole, "train_3.0"]
+            assert sorted(map(str, folder.glob("run*.h5"))) == sorted(store.info()["files"])
+        if not io.fired:
+            break
+    assert at > 10
