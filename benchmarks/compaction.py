@@ -16,7 +16,7 @@ import xarray as xr
 import neurostore
 from benchmarks.measure import Duel
 from benchmarks.report import Row, Table, cost, speedup
-from neurostore.osio import Durability
+from neurostore.osio import Durability, wait_freed
 
 NAME = "compaction"
 
@@ -47,7 +47,8 @@ def run(folder: Path, *, quick: bool) -> Table:
         "h5py, which does so dataset by dataset with HDF5's filters (shuffle, gzip 6, Fletcher32) "
         "in a new file, beside `Store.compact`, nothing synced. The size is compared with that of "
         "a file into which only the remaining records were stored. The small file shows what a "
-        "compaction costs however little there is.",
+        "compaction costs however little there is. The peer's rename frees the old file; "
+        "`Store.compact` leaves that to a thread, which is not waited for.",
     )
     cases: tuple[tuple[str, Callable[[int], xr.Dataset], int], ...] = (
         ("snapshots of 1,000 neurons", snapshot, 4 if quick else 40),
@@ -107,6 +108,7 @@ def compared(full: Path, live: Path, ours: Job, peer: Job, rounds: int) -> Duel:
             for file in (live, path):
                 to_medium(file)
             times.append(job(path, live))
+            wait_freed()
             for left in (path, beside(path)):
                 left.unlink(missing_ok=True)
     return result

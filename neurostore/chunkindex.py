@@ -6,6 +6,7 @@ Other indexes are not known here.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,12 @@ from neurostore.objectheader import UNDEFINED, Array, expect, sealed, sound
 __all__ = ["ChunkIndex"]
 
 _HEADER = 28
+#: Behind signature and version: client, bytes of an entry, entries of a page, entries, data block.
+_FIELDS = struct.Struct("<BBBQQ")
+#: An entry: address, then of an encoded chunk its size and its filter mask.
+_ADDRESS, _MASK = 8, 4
+_NOWHERE = -1
+_PLACE_VALUES = 256 ** np.arange(8, dtype=np.int64)
 _MOST = 256 * 1024 * 1024
 
 
@@ -38,8 +45,7 @@ class ChunkIndex:
         """Read the index whose header stands at ``where``; ``whole`` is the size of a chunk."""
         header = bytearray(read(where, _HEADER))
         expect(len(header) == _HEADER and header[:5] == b"FAHD\0" and sound(header))
-        client, width, bits = header[5], header[6], header[7]
-        count, block = (int.from_bytes(header[n : n + 8], "little") for n in (8, 16))
+        client, width, bits, count, block = _FIELDS.unpack_from(header, 5)
         expect(client in (0, 1) and (width == 8 if not client else 13 <= width <= 20))
         expect(0 < count <= _MOST // width and bits < 32)
         per_page = 1 << bits
@@ -47,16 +53,12 @@ class ChunkIndex:
         number = -(-count // per_page) if paged else 0
         first = 14 + -(-number // 8)
         length = first + count * width + 4 * (number + 1)
-        data = read(block, length) if block != UNDEFINED else b""
+        data = bytearray(read(block, length) if block != UNDEFINED else b"")
         expect(len(data) == length and data[:5] == b"FADB\0" and data[5] == client)
         expect(int.from_bytes(data[6:14], "little") == where)
-        fields = [("address", "<u8")]
-        if client:
-            fields += [("size", f"V{width - 12}"), ("mask", "<u4")]
-        dtype = np.dtype(fields)
         if not paged:
             expect(sound(data))
-            pages = [np.frombuffer(data, dtype, count, first).copy()]
+            pages = [_entries(data, first, count, width)]
         else:
             expect(sound(data[: first + 4]) and _all_set(data[14:first], number))
             pages, at = [], first + 4
@@ -64,12 +66,13 @@ class ChunkIndex:
                 entries = min(per_page, count - page * per_page)
                 end = at + entries * width + 4
                 expect(sound(data[at:end]))
-                pages.append(np.frombuffer(data, dtype, entries, at).copy())
+                pages.append(_entries(data, at, entries, width))
                 at = end
-        found = cls(header, bytearray(data[:first]), pages, paged, whole)
+        found = cls(header, data[:first], pages, paged, whole)
         starts, sizes = found.extents
-        inside = (sizes > 0) & (sizes <= size) & (starts >= 0) & (starts <= size - sizes)
-        expect(bool(inside.all()))
+        if starts.size:
+            expect(starts.min() >= 0 < sizes.min() and sizes.max() <= size)
+            expect((size - sizes - starts).min() >= 0)
         return found
 
     @property
@@ -82,25 +85,24 @@ class ChunkIndex:
     def extents(self) -> tuple[Array, Array]:
         """Address and size of every chunk that was there when it was read."""
         entries = np.concatenate(self.pages) if len(self.pages) > 1 else self.pages[0]
-        there = entries["address"] != UNDEFINED
-        entries = entries if there.all() else entries[there]
-        if entries.dtype.names == ("address",):
+        starts = _addresses(entries)
+        if entries.shape[1] == _ADDRESS:
             sizes = np.full(len(entries), self.whole, np.int64)
         else:
-            raw = np.ascontiguousarray(entries["size"]).view(np.uint8)
-            padded = np.zeros((len(entries), 8), np.uint8)
-            padded[:, : entries.dtype["size"].itemsize] = raw.reshape(len(padded), -1)
-            sizes = padded.view("<i8")[:, 0]
-        return entries["address"].astype(np.int64), sizes
+            sizes = (
+                entries[:, _ADDRESS:-_MASK] @ _PLACE_VALUES[: entries.shape[1] - _ADDRESS - _MASK]
+            )
+        there = starts != _NOWHERE
+        return (starts, sizes) if there.all() else (starts[there], sizes[there])
 
     def tell(self, places: Array) -> None:
         """Take the new addresses of the chunks that are there."""
         at = 0
         for page in self.pages:
-            there = page["address"] != UNDEFINED
-            count = int(there.sum())
-            page["address"][there] = places[at : at + count]
-            at += count
+            there = (_addresses(page) != _NOWHERE).nonzero()[0]
+            new = places[at : at + len(there)].astype("<i8").view(np.uint8)
+            page[there, :_ADDRESS] = new.reshape(-1, _ADDRESS)
+            at += len(there)
 
     def image(self) -> bytes:
         """Return header and data block as they are to stand, one behind the other."""
@@ -112,6 +114,15 @@ class ChunkIndex:
         else:
             parts.append(sealed(bytes(self.prefix) + self.pages[0].tobytes()))
         return b"".join(parts)
+
+
+def _entries(data: bytearray, at: int, count: int, width: int) -> Array:
+    """Return one entry a row, to be written to."""
+    return np.frombuffer(data, np.uint8, count * width, at).reshape(count, width)
+
+
+def _addresses(entries: Array) -> Array:
+    return np.ascontiguousarray(entries[:, :_ADDRESS]).view("<i8")[:, 0]
 
 
 def _all_set(bitmap: bytes, count: int) -> bool:

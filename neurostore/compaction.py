@@ -101,6 +101,9 @@ def check_space(
     """Raise unless ``needed`` bytes fit into the folder of ``path``."""
     room = (free or _free)(path.parent)
     if room < needed + _MARGIN:
+        osio.wait_freed()
+        room = (free or _free)(path.parent)
+    if room < needed + _MARGIN:
         raise NoSpaceError(
             f"{path}: {what} needs {needed + _MARGIN:,} bytes beside the file and {room:,} are "
             f"free in {path.parent}; free some space or move the file to another disk"

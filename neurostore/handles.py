@@ -12,8 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +43,6 @@ _log = logging.getLogger(__name__)
 
 #: Records in one commit from which on HDF5 gets a larger cache.
 _MANY = 16
-
-
-@contextmanager
-def _kept(path: Path) -> Iterator[None]:
-    """Keep a file that loses its name meanwhile until the end, after the locks inside are free.
-
-    To free the space of a large one takes long, and whoever lets go of it last waits for that.
-    """
-    if os.name == "nt":  # where no open file can be replaced
-        yield
-        return
-    held = os.open(path, osio.FLAGS)
-    try:
-        yield
-    finally:
-        os.close(held)
 
 
 class Handles:
@@ -239,19 +222,21 @@ class Handles:
         """Put a finished file in the place of this one, with the writer lock and no handle.
 
         Nobody looks a path up between the new file's name and its key: the old one would be
-        taken for a file that was replaced by others, and be closed.
+        taken for a file that was replaced by others, and be closed.  The space of the old one is
+        freed when nobody waits for these locks.
         """
         shutil.copymode(self.path, temporary)
         osio.settle(temporary, durability=durability, io=self.io)
-        with _kept(self.path), self.mutex:
-            self._close_reader()
-            with self._locks.applying(), self._registry.guard:
-                osio.replace(temporary, self.path, durability=durability, io=self.io)
-                aside, self._aside = self._aside, None
-                self._forget_inode()
-            if aside is not None:  # now: a thread that has its turn there waits for this lock
-                aside.close()
-        osio.sync_names(self.path, "replacing the file", durability=durability, io=self.io)
+        with osio.freed_later(self.path):
+            with self.mutex:
+                self._close_reader()
+                with self._locks.applying(), self._registry.guard:
+                    osio.replace(temporary, self.path, durability=durability, io=self.io)
+                    aside, self._aside = self._aside, None
+                    self._forget_inode()
+                if aside is not None:  # now: a thread that has its turn there waits for this lock
+                    aside.close()
+            osio.sync_names(self.path, "replacing the file", durability=durability, io=self.io)
 
     def _forget_inode(self) -> None:
         if self._state_fd >= 0:

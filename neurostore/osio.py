@@ -15,8 +15,9 @@ import secrets
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -30,12 +31,15 @@ __all__ = [
     "completed",
     "create",
     "discard",
+    "freed_later",
     "give_name",
     "read_all",
     "refused",
     "replace",
     "settle",
+    "sync_names",
     "temporary_file",
+    "wait_freed",
     "write_all",
 ]
 
@@ -323,6 +327,41 @@ def sync_names(
             raise refused(path, f"syncing the folder after {what}", error, remedy) from error
 
 
+@contextmanager
+def freed_later(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have a thread free the space of a file that loses its last name in the block.
+
+    The system does that when the last who has it open closes it, and takes longer for it than for
+    writing as many bytes.  Whoever counts on the space calls `wait_freed` first.
+    """
+    try:
+        fd = -1 if sys.platform == "win32" else os.open(path, os.O_RDONLY | FLAGS)
+    except OSError:  # the space is freed at once, then
+        fd = -1
+    try:
+        yield
+    finally:
+        if fd >= 0:
+            _close_later(fd)
+
+
+def _close_later(fd: int) -> None:
+    if os.fstat(fd).st_size >= _LONG_TO_FREE:
+        thread = threading.Thread(target=os.close, args=(fd,), daemon=True)
+        with suppress(RuntimeError):  # the interpreter is closing down
+            thread.start()
+            _freeing[:] = [*(one for one in _freeing if one.is_alive()), thread]
+            return
+    os.close(fd)
+
+
+def wait_freed() -> None:
+    """Return when the space of what this process removed is free."""
+    while _freeing:
+        with suppress(IndexError):  # another thread was faster
+            _freeing.pop().join()
+
+
 def discard(path: str | os.PathLike[str], io: IO) -> None:
     """Remove the name of a temporary file, if it is there; one that cannot be removed stays."""
     try:
@@ -419,6 +458,9 @@ def give_name(
         raise
 
 
+#: Bytes that are freed in less time than it takes to start a thread for it.
+_LONG_TO_FREE: Final = 1 << 20
+_freeing: list[threading.Thread] = []
 #: What the system says of a disk, not of a path.
 _OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 #: What HDF5 says where the system refuses a write.

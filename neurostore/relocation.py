@@ -38,7 +38,8 @@ _BATCH = 1024
 _DENSE = 32 * 1024
 #: Forms from which on records are not alike enough for this to pay.
 _MOST_FORMS = 512
-_BLOCK = 8 * 1024 * 1024
+#: Values that are moved at once: they stay in the processor's cache between reading and writing.
+_BLOCK = 1024 * 1024
 _MOST_BUFFERS = 512
 
 
@@ -119,6 +120,7 @@ class Relocation:
         self._low, self._window = 0, np.empty(0, np.uint8)
         #: What the windows of all batches are read into: fresh memory costs as much as the reading.
         self._room = np.empty(0, np.uint8)
+        self._block = memoryview(bytearray(_BLOCK))
         self._elements: dict[int, Array] = {}
 
     def move(self, addresses: Array, step: Callable[[int], object]) -> Array:
@@ -396,9 +398,10 @@ class Relocation:
                 continue
             where = self._put(pending, where)
             for first in range(0, length, _BLOCK):
-                size = min(_BLOCK, length - first)
-                _move_bytes(self.source, start + first, self.target, where + first, size)
-                self._wrote(size)
+                piece = self._block[: min(_BLOCK, length - first)]
+                _read_into(piece, self.source, start + first)
+                write_all(OsIO(), self.target, piece, where + first)
+                self._wrote(len(piece))
             where += length
         return self._put(pending, where)
 
@@ -552,20 +555,3 @@ def _pwritev(fd: int, buffers: list[memoryview], offset: int, length: int) -> No
     done = os.pwritev(fd, buffers, offset)
     if done < length:  # a full disk, or a signal: the rest says which
         write_all(OsIO(), fd, memoryview(b"".join(buffers))[done:], offset + done)
-
-
-def _move_bytes(source: int, start: int, target: int, where: int, length: int) -> None:
-    """Copy bytes from file to file, inside the system where it can."""
-    while length > 0:
-        try:
-            done = os.copy_file_range(source, target, length, start, where)
-        except (AttributeError, OSError) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                raise
-            done = min(length, _BLOCK)
-            piece = bytearray(done)
-            _read_into(memoryview(piece), source, start)
-            write_all(OsIO(), target, piece, where)
-        if not done:
-            raise OSError(errno.EIO, f"the file ends at {start}, expected {length} bytes more")
-        start, where, length = start + done, where + done, length - done

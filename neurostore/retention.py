@@ -361,8 +361,9 @@ def drop(session: Session) -> None:
                 continue
             io = member.io
             member.close()  # its last commit is settled, so that no journal is left alone
-            for path in (volume.path, journal_path(volume.path)):
-                osio.discard(path, io)
+            with osio.freed_later(volume.path):
+                osio.discard(volume.path, io)
+            osio.discard(journal_path(volume.path), io)
             if volume.path.exists():
                 stay.append((name, file_id))
             else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +19,17 @@ import pytest
 from samples import assert_same, record, variants
 
 import neurostore
-from neurostore import KINDS, Keep, NoSpaceError, compaction, copying, globalheap, moving, tree
+from neurostore import (
+    KINDS,
+    Keep,
+    NoSpaceError,
+    compaction,
+    copying,
+    globalheap,
+    moving,
+    osio,
+    tree,
+)
 from neurostore.errors import LockTimeoutError, StoreError, WriteError
 from neurostore.osio import OsIO
 
@@ -240,6 +252,42 @@ def test_too_little_space_is_said_before_anything_is_written(path: Path) -> None
         assert store.ids()
     assert len(path.read_bytes()) == len(before)
     assert [p.name for p in path.parent.iterdir()] == ["run.h5"]
+
+
+def test_space_that_is_being_freed_is_waited_for(path: Path) -> None:
+    rooms = [0, 2**40]
+    with neurostore.open(path, durability="process") as store:
+        won = compaction.compact(
+            store._session(), timeout=1, durability="process", free=lambda folder: rooms.pop(0)
+        )
+    assert won > 0
+    assert not rooms
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at what the process has open in /proc")
+def test_a_large_file_is_freed_by_a_thread(tmp_path: Path) -> None:
+    def left() -> list[str]:
+        found = []
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+                found.append(os.readlink(f"/proc/self/fd/{name}"))
+        return [name for name in found if name.startswith(str(tmp_path)) and "deleted" in name]
+
+    noise = np.random.default_rng(0).random(300_000)
+    with neurostore.open(tmp_path / "run.h5", compression=None) as store:
+        for second in range(2):
+            store.store(neurostore.plasticity_trace(noise, "stdp", timestamp=float(second)))
+        store.rotate()
+        store.store(neurostore.spike_train([0.1], [1], timestamp=5.0))
+        store.cleanup(keep=Keep(kind="plasticity_trace", latest=1))
+        assert store.compact() > noise.nbytes
+        osio.wait_freed()
+        assert left() == []
+        store.cleanup(0, kind="plasticity_trace", now=1e9, model_time=True)
+        osio.wait_freed()
+        assert left() == []
+        assert store.ids() == ["train_5.0"]
+        assert sorted(file.name for file in tmp_path.glob("*.h5")) == ["run.h5"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
