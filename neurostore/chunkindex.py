@@ -60,7 +60,7 @@ class ChunkIndex:
             expect(sound(data))
             pages = [_entries(data, first, count, width)]
         else:
-            expect(sound(data[: first + 4]) and _all_set(data[14:first], number))
+            expect(sound(data[: first + 4]) and _all_set(bytes(data[14:first]), number))
             pages, at = [], first + 4
             for page in range(number):
                 entries = min(per_page, count - page * per_page)
