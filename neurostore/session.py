@@ -35,7 +35,6 @@ from neurostore.errors import (
     StoreExistsError,
     StoreNotFoundError,
 )
-from neurostore.filters import Ahead
 from neurostore.openfile import OpenFile, drop_inherited
 from neurostore.osio import IO
 from neurostore.places import Url, place, spot
@@ -83,12 +82,11 @@ class Session(OpenFile):
         layout: Layout,
         taken: Taken,
         growth: Growth | None = None,
-        ahead: Ahead | None = None,
     ) -> str:
         """Write one record, inside :meth:`writing`; return its id.
 
         ``taken`` tells of ids that were given elsewhere in the series.  With ``growth``, what lies
-        along the growing dimension is left to :meth:`grow`.  ``ahead`` is what was begun of it.
+        along the growing dimension is left to :meth:`grow`.
         """
         assert self._writer is not None
         assert self._stamper is not None
@@ -105,7 +103,6 @@ class Session(OpenFile):
                 kind.elastic,
                 held.state["dimensions"],
                 growth,
-                ahead,
             )
             held.take_numbers(done.dimensions)
             stored += done.bytes

@@ -11,7 +11,7 @@ chunks.  It makes no chunk itself (``filters`` does) and knows neither catalogue
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,14 +20,15 @@ import numpy as np
 from h5py import h5d, h5ds, h5g, h5o
 
 from neurostore import content, filters, h5attrs
-from neurostore.filters.threads import THREADED_BYTES
 from neurostore.records import LINK_ATTR, Column, Piece
 from neurostore.template import NON_COORD, Dim, Plan, Slot, Stencil, draw
 
-__all__ = ["Growth", "Layout", "Stamped", "Stencils", "begun"]
+__all__ = ["Growth", "Layout", "Stamped", "Stencils"]
 
 #: Records for which the filters found on one are taken on trust.
 _TRUSTED = 31
+#: Bytes of an array of which a sample costs little beside the rest.
+_LARGE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,6 @@ class Stamped:
 
     bytes: int
     dimensions: int
-
-
-def begun(pieces: Iterable[Piece], layout: Layout, elastic: str | None) -> filters.Ahead | None:
-    """Begin to encode the large arrays of a record, before there is a place for them.
-
-    Those of an elastic length are left: how much room they get depends on the others.
-    """
-    arrays = [
-        column.values
-        for piece in pieces
-        for column in piece.columns
-        if column.values.nbytes > THREADED_BYTES and elastic not in column.dims
-    ]
-    if not arrays:
-        return None
-    return filters.Ahead.of(arrays, layout.compression, layout.level, layout.chunk_size)
 
 
 #: Stencils that no open file uses, and how many of them are kept.
@@ -144,7 +129,6 @@ class Stencils:
         elastic: str | None,
         first_number: int,
         growth: Growth | None = None,
-        ahead: filters.Ahead | None = None,
     ) -> Stamped:
         """Write ``piece`` as the group ``leaf`` of ``parent``.
 
@@ -159,18 +143,15 @@ class Stencils:
         growth
             Make a record that grows: of what lies along its dimension the values are looked at
             for the choice of filters, and not written.
-        ahead
-            What :func:`begun` returned for the record.
         """
         room, columns = -(-len(leaf) // 16) * 16, piece.columns
         if growth is None:
-            stencil = self._stencil(piece, layout, elastic, room, ahead)
+            stencil = self._stencil(piece, layout, elastic, room)
         else:
             stencil = self._stencil_of(self._growing_plan(piece, layout, growth, room))
             elastic, columns = growth.dim, tuple(map(growth.emptied, columns))
         plan = stencil.plan
         own = [h5attrs.pack(name, value) for name, value in varying.items()]
-        # Of an array that is begun there are several chunks.
         chunks = tuple(
             filters.single_chunk(column.values, slot.pipeline)
             for column, slot in zip(columns, plan.slots, strict=True)
@@ -183,7 +164,7 @@ class Stencils:
         group = h5g.open(parent, leaf)
         for attribute in own:
             h5attrs.write(group, attribute)
-        stored, rest = _fill(group, stencil, columns, chunks, ahead)
+        stored, rest = _fill(group, stencil, columns, chunks)
         if rest:
             content.fill(group, total + rest)
         return Stamped(stored, len(plan.dims))
@@ -194,12 +175,11 @@ class Stencils:
         layout: Layout,
         elastic: str | None,
         id_room: int,
-        ahead: filters.Ahead | None,
     ) -> Stencil:
         """Return the stencil of a record; its filters are chosen anew for one in `_TRUSTED`.
 
-        Looking at a sample costs as much as encoding it, and so does going through the whole
-        plan; the records of a run are alike.
+        Looking at a sample of a small record costs as much as encoding it, and so does going
+        through the whole plan; the records of a run are alike.
         """
         length = _length(piece.columns, elastic)
         capacity = 0
@@ -209,11 +189,11 @@ class Stencils:
         kind = piece.attrs["kind"]
         key = (piece.path, kind, piece.structure, alike, capacity or -length, layout, id_room)
         ready = self._ready.get(key)
-        begun = any(ahead.has(column.values) for column in piece.columns) if ahead else False
-        if ready is not None and ready.left > 0 and not begun:
+        large = any(column.values.nbytes > _LARGE for column in piece.columns)
+        if ready is not None and ready.left > 0 and not large:
             ready.left -= 1
             return ready.stencil
-        plan = self._plan(piece, layout, elastic if capacity else None, capacity, id_room, ahead)
+        plan = self._plan(piece, layout, elastic if capacity else None, capacity, id_room)
         stencil = self._stencil_of(plan)
         if len(self._ready) > 4 * self._limit:
             self._ready.clear()
@@ -241,16 +221,13 @@ class Stencils:
         elastic: str | None,
         capacity: int,
         id_room: int,
-        ahead: filters.Ahead | None = None,
     ) -> Plan:
         dims = tuple(
             Dim(piece.links[name], name, capacity if name == elastic else size, name == elastic)
             for name, size in _sizes(piece.columns).items()
         )
         index = {dim.name: axis for axis, dim in enumerate(dims)}
-        slots = tuple(
-            self._slot(piece, column, dims, index, layout, ahead) for column in piece.columns
-        )
+        slots = tuple(self._slot(piece, column, dims, index, layout) for column in piece.columns)
         attrs = [h5attrs.pack(key, piece.attrs[key]) for key in ("kind", "schema_version")]
         if piece.coordinates:
             attrs.append(h5attrs.pack("coordinates", " ".join(piece.coordinates)))
@@ -263,13 +240,11 @@ class Stencils:
         dims: tuple[Dim, ...],
         index: Mapping[str, int],
         layout: Layout,
-        ahead: filters.Ahead | None,
     ) -> Slot:
         axes = tuple(index[name] for name in column.dims)
         shape = tuple(dims[axis].size for axis in axes)
         is_elastic = any(dims[axis].elastic for axis in axes)
-        chosen = ahead.pipeline(column.values) if ahead else None
-        pipeline = chosen or filters.choose(
+        pipeline = filters.choose(
             column.values,
             layout.compression,
             layout.level,
@@ -351,7 +326,6 @@ def _fill(
     stencil: Stencil,
     columns: tuple[Column, ...],
     chunks: tuple[Any, ...],
-    ahead: filters.Ahead | None,
 ) -> tuple[int, int]:
     """Do what cannot be copied; return stored bytes, and the content hash of unknown chunks."""
     scalars = stencil.handles.scalars
@@ -385,8 +359,7 @@ def _fill(
             stored += len(data)
             continue
         pipeline = stencil.plan.slots[number].pipeline
-        made = ahead.take(column.values) if ahead else None
-        stored += filters.write(dataset, column.values, pipeline, checksums, made)
+        stored += filters.write(dataset, column.values, pipeline, checksums)
         for offset, checksum in checksums:
             total += content.chunk(stencil.slots[number][0], offset, checksum)
         checksums.clear()

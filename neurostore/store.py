@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -36,7 +36,7 @@ from neurostore.page import Page, Section
 from neurostore.places import is_url, place
 from neurostore.recording import CommitEvery, Recorder, Target, append, recorder
 from neurostore.session import Session, again, attach, forget_idle, release
-from neurostore.stencil import Layout, begun
+from neurostore.stencil import Layout
 from neurostore.times import TimeLike
 from neurostore.views import Origin, View
 
@@ -371,11 +371,8 @@ class Store(Answering, Kept):
         'train_12.5'
         """
         record = ds if isinstance(ds, records.Record) else records.examine(ds)
-        # Begun before the file is opened and locked: both take a while, and other processors idle.
-        ahead = begun(record.pieces, self._layout, record.kind.elastic)
-        with closing(ahead) if ahead else nullcontext(), self._writing() as session:
-            taken = series.given_elsewhere(session)
-            return session.put(record, self._layout, taken, ahead=ahead)
+        with self._writing() as session:
+            return session.put(record, self._layout, series.given_elsewhere(session))
 
     def store_tree(self, tree: xr.DataTree | Mapping[str, records.Record]) -> dict[str, str]:
         """Store every record node of ``tree`` in one commit; return the ids by node path.

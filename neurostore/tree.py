@@ -433,7 +433,6 @@ class Stamper:
         elastic: str | None,
         first_number: int,
         growth: Growth | None = None,
-        ahead: filters.Ahead | None = None,
     ) -> Stamped:
         """Write one part of a record to its place in the tree."""
         rest = {k: v for k, v in piece.attrs.items() if k not in ("kind", "schema_version")}
@@ -446,7 +445,6 @@ class Stamper:
             elastic,
             first_number,
             growth,
-            ahead,
         )
 
     def grow(self, address: str, blocks: Mapping[str, Any]) -> tuple[int, int]:

@@ -28,7 +28,6 @@ from tiers import examples
 import neurostore
 from neurostore.errors import DamagedError, ValidationError
 from neurostore.filters import (
-    Ahead,
     Pipeline,
     check_options,
     choose,
@@ -43,7 +42,7 @@ from neurostore.filters.choosing import Choice
 from neurostore.filters.encoders import ISAL, RLE, Encoder, libdeflate, zng
 from neurostore.filters.planes import _left_by_lz4 as planes_left
 from neurostore.filters.planes import shuffled
-from neurostore.filters.threads import Stream
+from neurostore.filters.threads import cores, each
 
 DTYPES = ["?", "i1", "u2", ">i4", "<i8", "u8", "f2", "f4", ">f8", "f8", "c8", "c16", "S1"]
 SMALL_CHUNKS = 1
@@ -779,28 +778,6 @@ def test_many_datasets_are_read_as_one_by_one(tmp_path: Path) -> None:
         same(out, np.asarray(arrays[name][key or ()]))
 
 
-def test_arrays_begun_ahead_are_what_they_are_alone(h5file: h5py.File) -> None:
-    noise, few = np.random.default_rng(1).random((400, 300)), np.arange(9.0)
-    wanted = {"a": noise, "few": few, "b": noise.T, "c": np.arange(99_999) % 5, "again": noise}
-    begun = Ahead.of(wanted.values(), "gzip", 6, 64)
-    assert begun is not None
-    with closing(begun) as ahead:
-        for name, array in wanted.items():
-            alone = choose(array, "gzip", 6, 64)
-            pipeline = ahead.pipeline(array) or alone
-            assert pipeline == alone
-            assert ahead.has(array) == (array is not few)
-            dataset = created(h5file, array, pipeline, name)
-            sums: tuple[list[Any], list[Any]] = [], []
-            stored = write(dataset, array, pipeline, sums[0], ahead.take(array))
-            other = created(h5file, array, alone, f"{name} alone")
-            assert write(other, array, alone, sums[1]) == stored
-            assert sums[0] == sums[1]
-            same(read(dataset), array)
-    assert Ahead.of(wanted.values(), "lzf", None, 64) is None  # HDF5 encodes that
-    assert Ahead.of([few, few], "gzip", 6, 64) is None  # it is done before the threads are awake
-
-
 def test_what_is_begun_in_vain_is_over_at_the_end() -> None:
     begun: list[int] = []
     ended: list[int] = []
@@ -810,12 +787,12 @@ def test_what_is_begun_in_vain_is_over_at_the_end() -> None:
         time.sleep(0.001)  # what is not waited for would end after the stream
         ended.append(number)
 
-    with closing(Stream(work, zip(range(1_000)), 40)) as stream:
+    with closing(each(work, zip(range(1_000)), 2**30, 1)) as stream:
         next(stream)
     assert sorted(begun) == sorted(ended)
     # Threads may swap neighbours, and one that is given up may lie between two that are not.
     assert len(set(ended)) == len(ended) >= 1
-    assert max(ended) <= 41
+    assert max(ended) <= 8 * cores() + 1
 
 
 def test_an_array_that_does_not_fit_is_refused(h5file: h5py.File) -> None:

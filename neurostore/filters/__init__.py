@@ -12,7 +12,6 @@ catalogues or the creation of datasets.
 
 from __future__ import annotations
 
-from .ahead import Ahead
 from .checking import check
 from .choosing import quick
 from .pipeline import COMPACT_BYTES, Pipeline, check_options, choose, chunk_shape, length_class
@@ -30,7 +29,6 @@ from .writing import (
 
 __all__ = [
     "COMPACT_BYTES",
-    "Ahead",
     "Checksum",
     "Pipeline",
     "check",

@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -34,47 +33,6 @@ def _threads() -> ThreadPoolExecutor:
     return _pool[1]
 
 
-class Stream(Iterator[T]):
-    """Results of ``function(*item)`` in order, made by threads from the moment this is made.
-
-    Parameters
-    ----------
-    function, items
-        What is called, and with what.
-    ahead : int
-        How many calls are handed to the threads before the first result is taken.
-    """
-
-    def __init__(
-        self, function: Callable[..., T], items: Iterable[tuple[Any, ...]], ahead: int
-    ) -> None:
-        self._function = function
-        self._items = iter(items)
-        self._ahead = ahead
-        self._pending: deque[Future[T]] = deque()
-        self._top_up()
-
-    def __next__(self) -> T:
-        if not self._pending:
-            raise StopIteration
-        first = self._pending.popleft()
-        try:
-            self._top_up()
-            return first.result()
-        except BaseException:
-            self._pending.append(first)  # to be waited for
-            raise
-
-    def _top_up(self) -> None:
-        for item in islice(self._items, self._ahead - len(self._pending)):
-            self._pending.append(submitted(self._function, item))
-
-    def close(self) -> None:
-        """Wait: nobody may still read a file or fill an array that the caller has given up."""
-        wait([future for future in self._pending if not future.cancel()])
-        self._pending.clear()
-
-
 def each(
     function: Callable[..., T], items: Iterable[tuple[Any, ...]], nbytes: int, chunk_bytes: int
 ) -> Iterator[T]:
@@ -84,8 +42,18 @@ def each(
         return
     workers = cores()
     ahead = max(workers, min(8 * workers, _IN_FLIGHT_BYTES // max(1, chunk_bytes)))
-    with closing(Stream(function, items, ahead + 1)) as stream:
-        yield from stream
+    left = iter(items)
+    pending: deque[Future[T]] = deque()
+    try:
+        pending.extend(submitted(function, item) for item in islice(left, ahead + 1))
+        while pending:
+            result = pending[0].result()
+            pending.popleft()
+            pending.extend(submitted(function, item) for item in islice(left, 1))
+            yield result
+    finally:
+        # Nobody may still read a file or fill an array that the caller has given up.
+        wait([future for future in pending if not future.cancel()])
 
 
 def submitted(function: Callable[..., T], item: tuple[Any, ...]) -> Future[T]:

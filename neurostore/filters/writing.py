@@ -32,7 +32,6 @@ def write(
     array: Array | Blocks,
     pipeline: Pipeline,
     checksums: list[Checksum] | None = None,
-    made: Iterator[Encoded] | None = None,
 ) -> int:
     """Write a whole array into a dataset that was created with the pipeline.
 
@@ -51,8 +50,6 @@ def write(
         What the dataset was created with.
     checksums : list, optional
         Takes the offset and the Fletcher32 of every chunk that is written.
-    made : iterator, optional
-        The chunks, where they are encoded already, or being so.
 
     Returns
     -------
@@ -70,8 +67,6 @@ def write(
             checksums += _of_hdf5(dataset)
         return int(dataset.get_storage_size())
     assert pipeline.chunks is not None
-    if made is not None:
-        return _hand_over(dataset, (0,) * array.ndim, made, checksums)
     data = single_chunk(array, pipeline)
     if data is not None:
         dataset.write_direct_chunk((0,) * array.ndim, data)
@@ -95,19 +90,9 @@ def _write_tiles(
         return offset, encoded(array[tile], pipeline)
 
     chunk_bytes = math.prod(pipeline.chunks) * array.itemsize
-    made = each(encode, tiles(array.shape, pipeline.chunks), array.nbytes, chunk_bytes)
-    return _hand_over(dataset, start, made, checksums)
-
-
-def _hand_over(
-    dataset: h5py.h5d.DatasetID,
-    start: tuple[int, ...],
-    made: Iterator[Encoded],
-    checksums: list[Checksum] | None,
-) -> int:
-    """Write chunks as they come, each at its offset from ``start``; return their bytes."""
     stored = 0
-    for inner, data in made:
+    tiled = tiles(array.shape, pipeline.chunks)
+    for inner, data in each(encode, tiled, array.nbytes, chunk_bytes):
         offset = tuple(map(add, start, inner))
         dataset.write_direct_chunk(offset, data)
         stored += len(data)
