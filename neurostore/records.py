@@ -141,10 +141,17 @@ class Draft:
 
     def to_dataset(self) -> xr.Dataset:
         """Put it together."""
-        made = {
-            key: xr.Variable(var.dims, var.values, dict(var.attrs))
-            for key, var in self.variables.items()
-        }
+        made = {}
+        for key, var in self.variables.items():
+            try:
+                made[key] = xr.Variable(var.dims, var.values, dict(var.attrs))
+            except ValueError as error:  # days, of which xarray makes seconds
+                if var.values.dtype.kind not in "mM":
+                    raise
+                raise ValidationError(
+                    f"{key}: xarray cannot hold the times ({error}), of which it makes seconds; "
+                    "expected them within 290,000,000,000 years of 1970; give numbers instead"
+                ) from error
         coords = {key: var for key, var in made.items() if key in self.coordinates}
         data = {key: var for key, var in made.items() if key not in self.coordinates}
         return xr.Dataset(data, coords, self.attrs)
