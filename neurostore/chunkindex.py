@@ -87,6 +87,7 @@ class ChunkIndex:
         entries = np.concatenate(self.pages) if len(self.pages) > 1 else self.pages[0]
         starts = _addresses(entries)
         if entries.shape[1] == _ADDRESS:
+            expect(self.whole < 1 << 63)
             sizes = np.full(len(entries), self.whole, np.int64)
         else:
             sizes = (

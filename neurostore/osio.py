@@ -41,6 +41,7 @@ __all__ = [
     "temporary_file",
     "wait_freed",
     "write_all",
+    "written",
 ]
 
 _log = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ class OsIO:
 
 def write_all(io: IO, fd: int, data: Bytes, offset: int) -> None:
     """Write all of ``data``, in as many steps as the system takes."""
-    done = io.pwrite(fd, data, offset)
+    done = written(io, fd, data, offset)
     if done == len(data):
         return
     rest = memoryview(data)[done:]
@@ -174,8 +175,18 @@ def write_all(io: IO, fd: int, data: Bytes, offset: int) -> None:
         if not done:
             raise OSError(errno.EIO, "the system wrote no bytes")
         offset += done
-        done = io.pwrite(fd, rest, offset)
+        done = written(io, fd, rest, offset)
         rest = rest[done:]
+
+
+def written(io: IO, fd: int, data: Bytes, offset: int) -> int:
+    """Write some of ``data``, on a full disk once more when what was removed is free; how much."""
+    try:
+        return io.pwrite(fd, data, offset)
+    except OSError as error:
+        if error.errno not in _FULL or not wait_freed():
+            raise
+        return io.pwrite(fd, data, offset)
 
 
 def check_folder(path: Path) -> None:
@@ -332,12 +343,12 @@ def freed_later(path: str | os.PathLike[str]) -> Iterator[None]:
     """Have a thread free the space of a file that loses its last name in the block.
 
     The system does that when the last who has it open closes it, and takes longer for it than for
-    writing as many bytes.  Whoever counts on the space calls `wait_freed` first.
+    writing as many bytes.  Who finds too little space calls `wait_freed` and tries again.
     """
-    try:
-        fd = -1 if sys.platform == "win32" else os.open(path, os.O_RDONLY | FLAGS)
-    except OSError:  # the space is freed at once, then
-        fd = -1
+    fd = -1
+    with suppress(OSError):  # the space of what cannot be opened is freed at once
+        if sys.platform != "win32" and os.stat(path).st_size >= _LONG_TO_FREE:
+            fd = os.open(path, os.O_RDONLY | FLAGS)
     try:
         yield
     finally:
@@ -346,20 +357,27 @@ def freed_later(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _close_later(fd: int) -> None:
-    if os.fstat(fd).st_size >= _LONG_TO_FREE:
-        thread = threading.Thread(target=os.close, args=(fd,), daemon=True)
-        with suppress(RuntimeError):  # the interpreter is closing down
-            thread.start()
-            _freeing[:] = [*(one for one in _freeing if one.is_alive()), thread]
-            return
-    os.close(fd)
+    thread = threading.Thread(target=_close, args=(fd,), daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is closing down
+        _close(fd)
+    else:
+        _freeing[:] = [*(one for one in _freeing if one.is_alive()), thread]
 
 
-def wait_freed() -> None:
-    """Return when the space of what this process removed is free."""
-    while _freeing:
-        with suppress(IndexError):  # another thread was faster
-            _freeing.pop().join()
+def _close(fd: int) -> None:
+    with suppress(OSError):  # of a file without a name: nobody can do anything about it
+        os.close(fd)
+
+
+def wait_freed() -> bool:
+    """Return when the space of what this process removed is free; whether any was not at first."""
+    waiting = list(_freeing)
+    for thread in waiting:
+        thread.join()
+    _freeing[:] = [one for one in _freeing if one not in waiting]
+    return bool(waiting)
 
 
 def discard(path: str | os.PathLike[str], io: IO) -> None:
@@ -461,6 +479,8 @@ def give_name(
 #: Bytes that are freed in less time than it takes to start a thread for it.
 _LONG_TO_FREE: Final = 1 << 20
 _freeing: list[threading.Thread] = []
+#: What it says of one that is full.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: What the system says of a disk, not of a path.
 _OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 #: What HDF5 says where the system refuses a write.

@@ -117,12 +117,16 @@ def _carry_out(
                 session.write_ledger(plan)
         session.settle()
         try:
-            if not os.path.lexists(rotated):
+            if os.path.lexists(rotated):
+                what = f"naming {session.path}"
+                osio.sync_names(rotated, what, durability=durability, io=session.io)
+            else:
                 osio.give_name(session.path, rotated, durability=durability, io=session.io)
                 named = True
             session.replace(fresh, durability)
         except BaseException:
-            _take_back(session, before, rotated if named else None, durability)
+            if named or before != plan:  # of what an interrupted one did, nothing is taken back
+                _take_back(session, before, rotated if named else None, durability)
             raise
     finally:
         osio.discard(fresh, session.io)

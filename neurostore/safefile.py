@@ -26,7 +26,7 @@ from neurostore.journal import (
     open_sidecar,
 )
 from neurostore.names import beside
-from neurostore.osio import IO, Durability, OsIO, read_all, write_all
+from neurostore.osio import IO, Durability, OsIO, read_all, write_all, written
 from neurostore.overlay import PAGE, View
 from neurostore.writeout import WriteOut
 
@@ -101,7 +101,6 @@ class CrashSafeFile(View):
     ) -> None:
         io = io or OsIO()
         super().__init__(os.path.realpath(os.fspath(path)), os.O_RDWR, io)
-        self._pwrite = io.pwrite
         self._ahead = WriteOut(io, self._fd)
         #: Up to where anything was handed to the system since the last commit.
         self._written_to = 0
@@ -210,7 +209,7 @@ class CrashSafeFile(View):
 
     def _out(self, data: Any, start: int) -> None:
         self._written_to = max(self._written_to, start + len(data))
-        if self._pwrite(self._fd, data, start) != len(data):
+        if written(self._io, self._fd, data, start) != len(data):
             write_all(self._io, self._fd, memoryview(data), start)
         if self.durability == "power":
             self._ahead.wrote(len(data))

@@ -189,7 +189,10 @@ class Stencils:
         kind = piece.attrs["kind"]
         key = (piece.path, kind, piece.structure, alike, capacity or -length, layout, id_room)
         ready = self._ready.get(key)
-        large = any(column.values.nbytes > _LARGE for column in piece.columns)
+        large = any(
+            isinstance(column.values, np.ndarray) and column.values.nbytes > _LARGE
+            for column in piece.columns
+        )
         if ready is not None and ready.left > 0 and not large:
             ready.left -= 1
             return ready.stencil

@@ -344,7 +344,7 @@ class Store(Answering, Kept):
         except MovedError:  # somebody else did
             return
         except (HDF5StorageError, OSError) as error:
-            _log.warning("%s: is past its size and could not be rotated: %s", self.path, error)
+            _log.warning("%s: is past its size, and rotating it failed: %s", self.path, error)
         else:
             self._was_rotated = self._was_rotated or rotated is not None
 

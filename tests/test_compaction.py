@@ -255,13 +255,49 @@ def test_too_little_space_is_said_before_anything_is_written(path: Path) -> None
 
 
 def test_space_that_is_being_freed_is_waited_for(path: Path) -> None:
-    rooms = [0, 2**40]
+    remove_large(path.with_name("large"))
+    looks = 0
+
+    def free(folder: Path) -> int:
+        nonlocal looks
+        looks += 1
+        return 2**40 if looks > 1 and not osio.wait_freed() else 0
+
     with neurostore.open(path, durability="process") as store:
-        won = compaction.compact(
-            store._session(), timeout=1, durability="process", free=lambda folder: rooms.pop(0)
-        )
-    assert won > 0
-    assert not rooms
+        session = store._session()
+        assert compaction.compact(session, timeout=1, durability="process", free=free) > 0
+    assert looks == 2
+
+
+def remove_large(path: Path) -> None:
+    path.write_bytes(bytes(2**20))
+    with osio.freed_later(path):
+        path.unlink()
+
+
+class Full(OsIO):
+    """A disk that is full, from the moment this is told, until what was removed is free."""
+
+    full = False
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        if self.full:
+            self.full = False
+            raise OSError(errno.ENOSPC, "full")
+        return os.pwrite(fd, data, offset)
+
+
+def test_who_writes_to_a_full_disk_waits_for_space_that_is_being_freed(tmp_path: Path) -> None:
+    io = Full()
+    with neurostore.Store(tmp_path / "run.h5", durability="process", io=io) as store:
+        osio.wait_freed()
+        io.full = True
+        with pytest.raises(WriteError, match="ENOSPC"):
+            store.store(record(KINDS["spike_train"], timestamp=1.0))
+        remove_large(tmp_path / "large")
+        io.full = True
+        store.store(record(KINDS["spike_train"], timestamp=1.0))
+        assert not io.full
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at what the process has open in /proc")
@@ -281,10 +317,10 @@ def test_a_large_file_is_freed_by_a_thread(tmp_path: Path) -> None:
         store.store(neurostore.spike_train([0.1], [1], timestamp=5.0))
         store.cleanup(keep=Keep(kind="plasticity_trace", latest=1))
         assert store.compact() > noise.nbytes
-        osio.wait_freed()
+        assert osio.wait_freed()
         assert left() == []
         store.cleanup(0, kind="plasticity_trace", now=1e9, model_time=True)
-        osio.wait_freed()
+        assert osio.wait_freed()
         assert left() == []
         assert store.ids() == ["train_5.0"]
         assert sorted(file.name for file in tmp_path.glob("*.h5")) == ["run.h5"]

@@ -13,7 +13,7 @@ import itertools
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -269,3 +269,85 @@ def test_every_refused_operation_of_a_rotation(tmp_path: Path, kind: type[Renami
         if not io.fired:
             break
     assert at > 10
+
+
+class Dying(Renaming):
+    """Nothing works any more from the last step of a rotation on."""
+
+    dies = False
+
+    def replace(self, source: str, target: str) -> None:
+        if self.dies and target.endswith("run.h5"):
+            self.at = self.count + 1
+        super().replace(source, target)
+
+
+class DyingCopying(Dying):
+    links = False
+
+
+@pytest.mark.parametrize("kind", [Dying, DyingCopying])
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+def test_an_interrupted_rotation_is_ended(tmp_path: Path, kind: type[Dying], at: int) -> None:
+    """Also where another operation is refused meanwhile: no name is left behind."""
+    path = tmp_path / "run.h5"
+    dying = kind(10**9, errno.EIO, for_good=True)
+    with contextlib.suppress(HDF5StorageError), Store(path, durability="power", io=dying) as store:
+        store.store(spikes(1.0))
+        dying.dies = True
+        store.rotate()
+    close_all()
+    assert (tmp_path / "run.000001.h5").exists()
+    io = Renaming(at, errno.EIO, for_good=False)
+    io.links = kind.links
+    with contextlib.suppress(WriteError), Store(path, durability="power", io=io) as store:
+        store.store(spikes(2.0))
+    close_all()
+    with Store(path) as store:
+        store.store(spikes(3.0))
+        store.rotate()
+        assert {"train_1.0", "train_3.0"} <= set(store.ids())
+        assert sorted(map(str, tmp_path.glob("run*.h5"))) == sorted(store.info()["files"])
+
+
+class RecordingCopying(RecordingIO):
+    def link(self, source: str, target: str) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+
+@pytest.mark.parametrize("kind", [RecordingIO, RecordingCopying])
+def test_names_are_on_the_medium_before_the_next_step(
+    tmp_path: Path, kind: type[RecordingIO]
+) -> None:
+    io, path = kind(), tmp_path / "run.h5"
+
+    def renamed(work: Callable[[Store], object]) -> list[str]:
+        with Store(path, durability="power", io=io) as store:
+            store.store(spikes(1.0))
+            io.log.clear()
+            work(store)
+        made = {op.file: op.name for op in io.log if op.what == "create"}
+        synced = {made.get(op.file, "") for op in io.log if op.what == "sync"}
+        renames = [op for op in io.log if op.what == "rename"]
+        assert {op.name for op in renames} <= synced
+        return [op.what for op in io.log if op.what in ("link", "rename", "sync names")]
+
+    assert renamed(lambda store: store.compact())[-2:] == ["rename", "sync names"]
+    second = "link" if kind is RecordingIO else "rename"
+    steps = [second, "sync names", "rename", "sync names"]
+    assert renamed(lambda store: store.rotate())[-4:] == steps
+
+
+def test_an_interrupted_rotation_syncs_the_second_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    dying = Dying(10**9, errno.EIO, for_good=True)
+    with contextlib.suppress(HDF5StorageError), Store(path, durability="power", io=dying) as store:
+        store.store(spikes(1.0))
+        dying.dies = True
+        store.rotate()
+    close_all()
+    io = RecordingIO()
+    with Store(path, durability="power", io=io) as store:
+        store.rotate()
+    steps = [op.what for op in io.log if op.what in ("link", "rename", "sync names")]
+    assert steps[: steps.index("rename")][-1:] == ["sync names"]
