@@ -120,7 +120,7 @@ class Ledger:
 
     def following(self, older: Sequence[Older]) -> Ledger:
         """Return the ledger with other files before this one."""
-        rows = [asdict(one) for one in older]
+        rows = [vars(one) for one in older]
         text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
         return replace(self, older_text=text)
 

@@ -244,7 +244,7 @@ class Copying(Renaming):
 def test_every_refused_operation_of_a_rotation(tmp_path: Path, kind: type[Renaming]) -> None:
     """The history is whole, and a folder holds no file that is not of it."""
     whole = ["train_1.0", "train_2.0"]
-    for at in itertools.count(1):
+    for at in itertools.count(1, 1 if FULL else 2):
         folder = tmp_path / str(at)
         folder.mkdir()
         io = kind(0, errno.EIO, for_good=False)
@@ -287,7 +287,7 @@ class DyingCopying(Dying):
 
 
 @pytest.mark.parametrize("kind", [Dying, DyingCopying])
-@pytest.mark.parametrize("at", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+@pytest.mark.parametrize("at", range(10) if FULL else [0, 1, 2, 3, 7])
 def test_an_interrupted_rotation_is_ended(tmp_path: Path, kind: type[Dying], at: int) -> None:
     """Also where another operation is refused meanwhile: no name is left behind."""
     path = tmp_path / "run.h5"
