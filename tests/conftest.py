@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from neurostore import osio
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -37,3 +39,8 @@ SLOWEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # A refused write is tried again where space is being freed, by an earlier test for one.
+    osio.wait_freed()
