@@ -2,7 +2,8 @@
 
 Everything that the store does to a file from Python goes through one small object, `OsIO`, so
 that tests can record the operations and let each of them fail. `create`, `replace` and `completed`
-make a file appear whole or not at all. Nothing here knows what is in a file.
+make a file appear whole or not at all; `freed_later` lets nobody wait for the space of one that
+goes. Nothing here knows what is in a file.
 """
 
 from __future__ import annotations

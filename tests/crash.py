@@ -425,6 +425,13 @@ FILE_MUTANTS: dict[str, Mutant] = {
 }
 
 
+class NoLinks:
+    """A file system without hard links, before one of the others in a class's bases."""
+
+    def link(self, source: str, target: str) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+
 class FaultyIO(PlainIO):
     """The operating system, except that the n-th changing operation fails, or each from then on.
 

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from crash import NoLinks
 
 import neurostore
 from neurostore import HDF5Storage, Store, ValidationError
@@ -131,15 +132,12 @@ def test_a_rotation_that_fails_costs_nothing_and_is_tried_again(
         assert store.ids() == ["train_1.0", "train_2.0"]
 
 
-class NoLinks(OsIO):
-    """A file system without hard links."""
-
-    def link(self, source: str, target: str) -> None:
-        raise OSError(errno.EPERM, "no links here")
+class Copying(NoLinks, OsIO):
+    pass
 
 
 def test_where_there_are_no_hard_links_the_file_is_copied(tmp_path: Path) -> None:
-    with Store(tmp_path / "run.h5", durability="process", io=NoLinks()) as store:
+    with Store(tmp_path / "run.h5", durability="process", io=Copying()) as store:
         for second in range(3):
             store.store(train(float(second)))
             store.rotate()
