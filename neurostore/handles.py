@@ -231,7 +231,7 @@ class Handles:
             with self.mutex:
                 self._close_reader()
                 with self._locks.applying(), self._registry.guard:
-                    osio.replace(temporary, self.path, durability=durability, io=self.io)
+                    osio.replace(temporary, self.path, io=self.io)
                     aside, self._aside = self._aside, None
                     self._forget_inode()
                 if aside is not None:  # now: a thread that has its turn there waits for this lock

@@ -293,25 +293,19 @@ def settle(
 
 
 def replace(
-    temporary: str | os.PathLike[str],
-    path: str | os.PathLike[str],
-    *,
-    durability: Durability = "power",
-    io: IO | None = None,
+    temporary: str | os.PathLike[str], path: str | os.PathLike[str], *, io: IO | None = None
 ) -> None:
     """Put the finished file ``temporary`` in the place of ``path``, whole or not at all.
 
-    A power cut brings the old one back until `sync_names` was called.  Both stand in one directory.
+    `settle` comes before, and until `sync_names` was called a power cut brings the old one back.
+    Both stand in one directory.
     Where ``path`` is a data file, the caller holds its writer lock and `applying`, has called
     `CrashSafeFile.checkpoint`, and the new file has another file id or a higher generation, so
     that a journal that comes back after a power cut is not applied.
     """
-    io = io or OsIO()
-    temporary, path = os.fspath(temporary), os.path.realpath(os.fspath(path))
+    path = os.path.realpath(os.fspath(path))
     try:
-        if durability == "power":
-            _sync_path(io, temporary)
-        io.replace(temporary, path)
+        (io or OsIO()).replace(os.fspath(temporary), path)
     except OSError as error:
         raise refused(path, "replacing the file", error, "the old file stands") from error
 
