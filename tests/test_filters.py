@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -793,6 +794,49 @@ def test_what_is_begun_in_vain_is_over_at_the_end() -> None:
     # Threads may swap neighbours, and one that is given up may lie between two that are not.
     assert len(set(ended)) == len(ended) >= 1
     assert max(ended) <= 8 * cores() + 1
+
+
+def test_the_caller_does_its_share() -> None:
+    here = threading.get_ident()
+    who: list[int] = []
+
+    def work(number: int) -> int:
+        who.append(threading.get_ident())
+        time.sleep(0.001)
+        return number
+
+    assert list(each(work, zip(range(100)), 2**30, 1)) == list(range(100))
+    assert here in who
+    # As many as there are processors, the caller among them: more would be in each other's way.
+    assert len(set(who)) <= cores()
+
+
+def test_what_fails_in_a_thread_is_raised_in_its_turn() -> None:
+    def work(number: int) -> int:
+        if number == 7:
+            raise ValueError("the seventh")
+        return number
+
+    done: list[int] = []
+    with pytest.raises(ValueError, match="the seventh"):
+        done.extend(each(work, zip(range(100)), 2**30, 1))
+    stream = each(work, zip(range(100)), 2**30, 1)
+    assert [next(stream) for _ in range(7)] == list(range(7))
+    with pytest.raises(ValueError, match="the seventh"):
+        next(stream)
+
+
+def test_an_interrupt_of_the_caller_is_raised_at_once() -> None:
+    here = threading.get_ident()
+
+    def work(number: int) -> int:
+        if threading.get_ident() == here and number:
+            raise KeyboardInterrupt
+        time.sleep(0.001)
+        return number
+
+    with pytest.raises(KeyboardInterrupt):
+        list(each(work, zip(range(100)), 2**30, 1))
 
 
 def test_an_array_that_does_not_fit_is_refused(h5file: h5py.File) -> None:
