@@ -42,6 +42,8 @@ __all__ = [
     "blank",
     "chunk_place",
     "create",
+    "identified",
+    "known",
     "read",
     "read_state",
     "refresh",
@@ -69,6 +71,13 @@ class RawFile(Protocol):
 # -- making ------------------------------------------------------------------------------------
 
 
+def known(state: dict[str, int]) -> Catalogue:
+    """Return the catalogue of a file in which there are no records yet, by its counters."""
+    fresh = Catalogue()
+    fresh.state.update(state)
+    return fresh
+
+
 def blank(first_number: int = 0) -> Catalogue:
     """Return the catalogue of a file that has just been made, with an identity of its own."""
     fresh = Catalogue()
@@ -84,31 +93,29 @@ def create(h5file: h5py.File, first_number: int = 0) -> None:
     _note(group, "what", "time table of the records; a cache, rebuilt where it is absent")
     fresh = blank(first_number)
     scale = _scale(group, b"field", _STATE_SIZE, first_number)
-    properties = h5p.create(h5p.DATASET_CREATE)
+    properties = _properties(None)
     properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-    properties.set_obj_track_times(False)
     space = h5s.create_simple((_STATE_SIZE,))
     state = h5d.create(group, b"state", h5t.STD_I64LE, space, properties)
     h5py.h5ds.attach_scale(state, scale, 0)
     _note(state, "fields", " ".join(STATE))
     scale = _scale(group, b"byte", None, first_number + 1)
-    texts = _growing(group, b"names", h5t.STD_U8LE, 4096)
+    texts = h5d.create(group, b"names", h5t.STD_U8LE, _endless(), _properties(4096))
     h5py.h5ds.attach_scale(texts, scale, 0)
     _note(texts, "long_name", "texts of the other tables in UTF-8, each ended by NUL")
-    state.write(h5s.ALL, h5s.ALL, _state_values(fresh))
+    state.write(h5s.ALL, h5s.ALL, _state_values(fresh.state))
 
 
-def give_identity(h5file: h5py.File, modified: int) -> None:
-    """Tell a copied file apart from every other, and note when it was last changed."""
-    state = h5d.open(h5file.id, GROUP + b"/state")
-    values = np.empty(state.shape, state.dtype)
-    state.read(h5s.ALL, h5s.ALL, values)
-    for name in ("file_id_0", "file_id_1"):
-        values[STATE.index(name)] = secrets.randbits(63)
-    values[STATE.index("modified")] = modified
-    values[-1] = 0
-    values[-1] = np.bitwise_xor.reduce(values) ^ SOUND
-    state.write(h5s.ALL, h5s.ALL, values)
+def identified(data: bytes | bytearray, offset: int, modified: int) -> tuple[dict[str, int], bytes]:
+    """Tell a copied file apart from every other, and note when it was last changed.
+
+    Returns what the state at ``offset`` of its bytes is to be, as counters and as bytes.
+    """
+    state = _state_of(bytes(data[offset : offset + 8 * _STATE_SIZE]))
+    assert state is not None
+    state |= {name: secrets.randbits(63) for name in ("file_id_0", "file_id_1")}
+    state["modified"] = modified
+    return state, _state_values(state).tobytes()
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -162,8 +169,11 @@ def refresh(held: Catalogue, h5file: h5py.File) -> bool:
         return False
     before = dict(held.state)
     try:
+        guard.check_path(h5file.id, GROUP + b"/state")
+        read_state(h5file, held)
+        if held.state == before:
+            return True
         parts = _parts(h5file)
-        _take_state(parts[b"state"], held)
         if any(held.state[name] != before[name] for name in _UNCHANGED):
             held.state = before
             return False
@@ -330,7 +340,7 @@ class Writer:
         catalogue.state["rows"] = sum(table.size for table in catalogue.tables.values())
         catalogue.state["texts"] = len(catalogue.texts)
         catalogue.state["texts_crc"] = catalogue.texts.crc
-        self._raw.put(_state_values(catalogue).tobytes(), self._state_at)
+        self._raw.put(_state_values(catalogue.state).tobytes(), self._state_at)
 
     def _dataset(self, link: bytes) -> h5d.DatasetID:
         """Open a dataset of the catalogue, without a chunk cache: a row is written as a row."""
@@ -394,9 +404,9 @@ def _runs(rows: Iterable[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _state_values(catalogue: Catalogue) -> np.ndarray[Any, Any]:
+def _state_values(state: Mapping[str, int]) -> np.ndarray[Any, Any]:
     values = np.zeros(_STATE_SIZE, "<i8")
-    values[: len(STATE)] = [catalogue.state[name] for name in STATE]
+    values[: len(STATE)] = [state[name] for name in STATE]
     values[-1] = np.bitwise_xor.reduce(values) ^ SOUND
     return values
 
@@ -421,9 +431,9 @@ def _checked(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _create_table(group: h5g.GroupID, link: bytes, number: int) -> None:
     parent = h5g.create(group, link)
     scale = _scale(parent, b"record", None, number)
-    kind = h5t.py_create(ROW)
+    kind = ROW_TYPE.copy()
     kind.commit(parent, b"row_t")
-    rows = _growing(parent, b"rows", kind, CHUNK, _UNUSED)
+    rows = h5d.create(parent, b"rows", kind, _endless(), _rows_properties())
     _note(rows, "comment", "rows whose removed is not 0 are no records")
     h5py.h5ds.attach_scale(rows, scale, 0)
 
@@ -434,31 +444,35 @@ def _note(location: Any, name: str, text: str) -> None:
 
 def _scale(group: h5g.GroupID, link: bytes, size: int | None, number: int) -> h5d.DatasetID:
     """Create a netCDF dimension without a variable; ``None`` makes it unlimited."""
-    properties = h5p.create(h5p.DATASET_CREATE)
-    properties.set_obj_track_times(False)
     if size is None:
-        properties.set_chunk((1024,))
-    space = h5s.create_simple((size or 0,), (h5s.UNLIMITED if size is None else size,))
+        space, properties = _endless(), _properties(1024)
+    else:
+        space, properties = h5s.create_simple((size,)), _properties(None)
     scale = h5d.create(group, link, h5t.IEEE_F32BE, space, properties)
     h5py.h5ds.set_scale(scale, b"This is a netCDF dimension but not a netCDF variable.         0")
     h5attrs.write(scale, h5attrs.pack("_Netcdf4Dimid", np.int32(number)))
     return scale
 
 
-def _growing(
-    group: h5g.GroupID,
-    link: bytes,
-    kind: Any,
-    chunk: int,
-    fill: np.ndarray[Any, Any] | None = None,
-) -> h5d.DatasetID:
+def _endless() -> h5s.SpaceID:
+    return h5s.create_simple((0,), (h5s.UNLIMITED,))
+
+
+def _properties(chunk: int | None) -> h5p.PropDCID:
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
-    properties.set_chunk((chunk,))
-    if fill is not None:
-        properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-        properties.set_fill_value(fill)
-    return h5d.create(group, link, kind, h5s.create_simple((0,), (h5s.UNLIMITED,)), properties)
+    if chunk is not None:
+        properties.set_chunk((chunk,))
+    return properties
+
+
+@functools.cache
+def _rows_properties() -> h5p.PropDCID:
+    # Kept: to have HDF5 convert the fill value costs as much as the rest of a table.
+    properties = _properties(CHUNK)
+    properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_value(_UNUSED)
+    return properties
 
 
 def _extend(dataset: h5d.DatasetID, scale: h5d.DatasetID, size: int) -> None:

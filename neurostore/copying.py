@@ -16,7 +16,7 @@ from pathlib import Path
 
 from h5py import h5g
 
-from neurostore import catalogue_file, ledger, moving, schema, shortcuts, tree
+from neurostore import catalogue_file, emptyfile, ledger, moving, schema, shortcuts, tree
 from neurostore.catalogue import Catalogue
 from neurostore.catalogue_file import GROUP
 from neurostore.errors import DamagedError
@@ -59,13 +59,13 @@ def copy_live(
     with tree.open_native(path) as old, _naming_damage(path):
         held = _catalogue_of(old, path)
         check(held)
-        tree.lay(temporary, page_size)
+        emptyfile.lay(temporary, page_size)
         try:
             with written_out(temporary, durability) as ahead:
                 moves = partial(moving.move, ahead=ahead) if not page_size else None
                 return _copy_live(old, path, temporary, report, page_size, held, moves)
         except Entangled:
-            tree.lay(temporary, page_size)
+            emptyfile.lay(temporary, page_size)
             return _copy_live(old, path, temporary, report, page_size, held, None)
 
 

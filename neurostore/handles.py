@@ -19,6 +19,7 @@ from typing import Any
 from neurostore import catalogue_file, journal, osio, overlay, safefile, tree
 from neurostore.catalogue import Catalogue
 from neurostore.damage import naming_damage
+from neurostore.emptyfile import Made
 from neurostore.errors import (
     LockTimeoutError,
     MovedError,
@@ -314,8 +315,16 @@ class Handles:
                 "file system that takes it; open the store with mode='r'"
             )
 
+    def know(self, made: Made) -> None:
+        """Take what is known of a file that this process has just made."""
+        self._catalogue = catalogue_file.known(made.state)
+        self._state_offset = made.offset
+        self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
     def _ensure_catalogue(self, durability: Durability) -> None:
         """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""
+        if self._is_known():
+            return
         with tree.open_native(self.path) as h5file:
             held, self._catalogue_of = self._catalogue, None
             if held is None or not catalogue_file.refresh(held, h5file):
@@ -331,6 +340,13 @@ class Handles:
             osio.discard(temporary, self.io)
         with tree.open_native(self.path) as h5file:
             self._remember_state(h5file)
+
+    def _is_known(self) -> bool:
+        """Tell whether the catalogue is the one that there was at the file's last commit."""
+        held = self._catalogue
+        if held is None or self._state_fd < 0 or self._state_offset < 0 or held.is_ahead():
+            return False
+        return catalogue_file.state_at(self._state_fd, self._state_offset) == held.state
 
     def _roll_back(self) -> None:
         """Forget what is uncommitted; the handle is opened anew when it is next needed."""

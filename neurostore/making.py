@@ -17,7 +17,7 @@ from typing import Self
 
 from h5py import h5g, h5o
 
-from neurostore import catalogue_file, ledger, names, tree
+from neurostore import catalogue_file, emptyfile, ledger, names, tree
 from neurostore.catalogue import Catalogue
 from neurostore.rawcopy import copy_groups
 from neurostore.records import Record
@@ -42,7 +42,7 @@ class Making:
         self._path = path
         self._layout = layout
         self._stack = ExitStack()
-        tree.build(str(path))
+        emptyfile.build(str(path))
         self._h5file = self._stack.enter_context(tree.open_new(path))
         stencils = Stencils()
         self._stack.callback(stencils.close)

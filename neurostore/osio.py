@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from neurostore.errors import HDF5StorageError, StoreExistsError, StoreNotFoundError, WriteError
 from neurostore.names import fitted
@@ -44,6 +44,8 @@ __all__ = [
     "write_all",
     "written",
 ]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -387,12 +389,12 @@ def discard(path: str | os.PathLike[str], io: IO) -> None:
 
 def create(
     path: str | os.PathLike[str],
-    build: Callable[[str], object],
+    build: Callable[[str], T],
     *,
     durability: Durability = "power",
     io: IO | None = None,
-) -> None:
-    """Make a new file whole or not at all.
+) -> T:
+    """Make a new file whole or not at all; return what ``build`` returned.
 
     Parameters
     ----------
@@ -421,7 +423,7 @@ def create(
         io.close(io.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, 0o666))
         try:
             with _naming_disk(path, "making the file", "nothing was made"):
-                build(temporary)
+                made = build(temporary)
             if durability == "power":
                 _sync_path(io, temporary)
             _name(io, temporary, path)
@@ -432,6 +434,7 @@ def create(
             f"{path}: exists already, expected no file there; open it, or choose another path"
         ) from error
     sync_names(path, "making the file", durability=durability, io=io)
+    return made
 
 
 def give_name(

@@ -12,8 +12,9 @@ import h5py
 from h5py import h5g
 
 from neurostore import catalogue_file, content, rawcopy, schema
+from neurostore.emptyfile import build
 from neurostore.soundness import Row, rows_in_tree
-from neurostore.tree import H5File, build, write_catalogue
+from neurostore.tree import H5File, write_catalogue
 
 __all__ = ["begin", "copy", "finish", "other_groups"]
 

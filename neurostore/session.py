@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from neurostore import foreign, osio, reading, salvage, schema, tree
+from neurostore import emptyfile, foreign, osio, reading, salvage, schema, tree
 from neurostore.arrays import Key, Place, Wanted
 from neurostore.catalogue import Catalogue, Entry, Taken
 from neurostore.damage import naming_damage
+from neurostore.emptyfile import Made
 from neurostore.errors import (
     ClosedError,
     DamagedError,
@@ -443,6 +444,7 @@ def attach(path: Path, mode: str, user: object = None, *, io: IO | None = None) 
     ------
     StoreNotFoundError, StoreExistsError, NotAStoreError, ReadOnlyError
     """
+    made = None
     with _open.guard:
         key = key_of(path)
         if key is None:
@@ -452,7 +454,7 @@ def attach(path: Path, mode: str, user: object = None, *, io: IO | None = None) 
                     "neurostore.open(path) makes one"
                 )
             try:
-                create(path, io)
+                made = create(path, io)
             except StoreExistsError:  # somebody else was faster
                 if mode == "x":
                     raise
@@ -465,6 +467,8 @@ def attach(path: Path, mode: str, user: object = None, *, io: IO | None = None) 
             if not isinstance(path, Url):
                 tree.check_signature(path)
             session = Session(path, key, _open, io)
+            if made is not None:
+                session.know(made)
             leaving = _open.add(session)
         if user is not None:
             session.users.add(user)
@@ -549,10 +553,10 @@ def forget_idle(path: Path) -> None:
     session.close()
 
 
-def create(path: Path, io: IO | None = None) -> None:
+def create(path: Path, io: IO | None = None) -> Made:
     """Make an empty store at ``path``, whole or not at all."""
     try:
-        osio.create(path, tree.build, io=io)
+        return osio.create(path, emptyfile.build, io=io)
     except PermissionError as error:
         raise ReadOnlyError(
             f"{path}: cannot be made ({error.strerror}); expected a folder with write permission"

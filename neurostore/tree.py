@@ -10,11 +10,9 @@ import errno
 import io
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -25,6 +23,7 @@ from h5py import h5d, h5f, h5g, h5p
 
 from neurostore import (
     catalogue_file,
+    emptyfile,
     filters,
     growing,
     guard,
@@ -34,7 +33,6 @@ from neurostore import (
     reading,
     remote,
     safefile,
-    schema,
 )
 from neurostore.arrays import Key, Source
 from neurostore.catalogue import Catalogue, Entry
@@ -66,7 +64,6 @@ __all__ = [
     "Stamper",
     "adopt",
     "beside",
-    "build",
     "build_next",
     "check_signature",
     "chunks",
@@ -78,7 +75,6 @@ __all__ = [
     "has_catalogue",
     "is_recording",
     "keep_creation_time",
-    "lay",
     "look",
     "open_native",
     "open_new",
@@ -106,14 +102,6 @@ _META_BLOCK = 64 * 1024
 #: What to do about damage; other records can be read as ever.
 _REMEDY = "verify() lists all that is damaged"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-#: What a stranger who opens the file is told; text as NUL-free UTF-8 of fixed length.
-ROOT_ATTRS: Mapping[str, Any] = {
-    "Conventions": "CF-1.11",
-    "title": "neural-simulation records, each one labelled netCDF-4 group",
-    "neurostore": "xarray.open_dataset(path, engine='neurostore') is the table of records; "
-    "xarray.open_dataset(path, group=..., engine='h5netcdf') reads one of them without neurostore",
-    "schema_version": np.int64(schema.SCHEMA_VERSION),
-}
 
 
 def check_signature(path: Path) -> None:
@@ -253,65 +241,6 @@ def top_groups(h5file: H5File) -> list[str]:
     return [name for name in h5file if name != GROUP.decode()]
 
 
-def build(temporary: str, page_size: int = 0) -> None:
-    """Fill the file at ``temporary`` with the empty tree of a store.
-
-    ``FSPACE_STRATEGY_NONE``: the others reuse freed space, and a reader of a deleted dataset
-    then reads another record's values without an error.  A finished file may be laid out in pages
-    of ``page_size`` bytes for object storage.
-    """
-    lay(temporary, page_size)
-    access = h5p.create(h5p.FILE_ACCESS)
-    access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
-    with h5py.File(h5f.open(os.fsencode(temporary), h5f.ACC_RDWR, fapl=access)) as h5file:
-        now = time.time_ns()
-        h5attrs.overwrite(h5file.id, b"created_at", np.array(now / 1e9))
-        catalogue_file.give_identity(h5file, now)
-    os.utime(temporary, ns=(now, now))  # so that nobody looks for what others put into it
-
-
-def lay(temporary: str | os.PathLike[str], page_size: int = 0) -> None:
-    """Do as :func:`build` for a file that gets the identity and the age of another."""
-    with open(temporary, "wb") as stream:
-        stream.write(_empty(page_size))
-
-
-@lru_cache(maxsize=4)
-def _empty(page_size: int) -> bytes:
-    """Return an empty store as bytes: making its groups takes ten times as long as copying it.
-
-    It is made on the disk: HDF5 1.14 gives the image of a file in memory with its flags cleared
-    and the checksum of the superblock as it was before.
-    """
-    creation = h5p.create(h5p.FILE_CREATE)
-    if page_size:
-        creation.set_file_space_strategy(h5f.FSPACE_STRATEGY_PAGE, False, 1)
-        creation.set_file_space_page_size(page_size)
-    else:
-        creation.set_file_space_strategy(h5f.FSPACE_STRATEGY_NONE, False, 1)
-    access = h5p.create(h5p.FILE_ACCESS)
-    access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "empty.h5")
-        _fill(h5f.create(os.fsencode(path), h5f.ACC_TRUNC, fcpl=creation, fapl=access))
-        with open(path, "rb") as stream:
-            return stream.read()
-
-
-def _fill(made: h5f.FileID) -> None:
-    """Make the groups of an empty store, and close it."""
-    with h5py.File(made) as h5file:
-        for key, value in ROOT_ATTRS.items():
-            h5attrs.write(h5file.id, h5attrs.pack(key, value))
-        h5attrs.write(h5file.id, h5attrs.pack("created_at", np.float64(0)))
-        catalogue_file.create(h5file)
-        for kind in schema.KINDS.values():
-            for part in kind.parts:
-                h5file.require_group(part.path)
-        for empty in schema.EMPTY_GROUPS:
-            h5file.require_group(empty)
-
-
 def adopt(path: Path, temporary: str) -> None:
     """Make at ``temporary`` a copy of the file with a sound catalogue, which it lacks.
 
@@ -388,7 +317,7 @@ def build_next(temporary: Path, following: Ledger, serial: int) -> None:
     serial
         The number that its first record gets.
     """
-    build(str(temporary))
+    emptyfile.build(str(temporary))
     with h5py.File(temporary, "r+", libver=("v110", "v110")) as h5file:
         fresh = catalogue_file.read(h5file)
         assert fresh is not None

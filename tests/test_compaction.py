@@ -25,10 +25,10 @@ from neurostore import (
     NoSpaceError,
     compaction,
     copying,
+    emptyfile,
     globalheap,
     moving,
     osio,
-    tree,
 )
 from neurostore.errors import LockTimeoutError, StoreError, WriteError
 from neurostore.osio import OsIO
@@ -386,7 +386,7 @@ class Told:
 
 
 def moved_past_hdf5(path: Path, new: Path, told: Any = None) -> moving.Moved:
-    tree.build(str(new))
+    emptyfile.build(str(new))
     with h5py.File(path) as old:
         moved = moving.move(old, path, new, parts(), lambda: None, few=0, ahead=told)
     with h5py.File(new) as h5file:

@@ -68,6 +68,7 @@ FLOORS = {
     "growing": 3,
     "builders": 3.5,
     "blocks": 3.75,
+    "emptyfile": 3.5,
     "reading": 3.5,
     "rebuilding": 3.5,
     "shortcuts": 3.5,

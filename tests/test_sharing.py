@@ -65,6 +65,42 @@ def test_a_writer_that_waits_in_vain_names_the_holder(path: Path) -> None:
             assert len(store.ids()) == 3
 
 
+def test_a_file_just_made_may_have_been_written_by_another_process(tmp_path: Path) -> None:
+    made = tmp_path / "made.h5"
+
+    def write(say: Say) -> str:
+        with neurostore.open(made, durability="process") as store:
+            return store.store(states(1.0, "theirs"))
+
+    with neurostore.open(made, durability="process") as store:
+        with Child(write) as child:
+            theirs = child.hear()
+        ours = store.store(states(2.0, "ours"))
+        assert store.ids() == [theirs, ours]
+    close_all()
+    with h5py.File(made) as h5file:
+        assert h5file.attrs["created_at"] == pytest.approx(time.time(), abs=600)
+    with neurostore.open(made, mode="r") as store:
+        assert store.verify().ok
+    with neurostore.open(made, mode="r") as store:
+        assert store.ids() == [theirs, ours]
+
+
+def test_a_file_just_made_may_have_been_written_by_another_tool(tmp_path: Path) -> None:
+    made = tmp_path / "made.h5"
+    other = tmp_path / "other.h5"
+    with neurostore.open(other, durability="process") as store:
+        theirs = store.store(states(1.0, "theirs"))
+    close_all()
+    with neurostore.open(made, durability="process") as store:
+        address = "/activations/reservoir_states/" + theirs
+        with h5py.File(other) as source, h5py.File(made, "r+") as target:
+            source.copy(address, target["/activations/reservoir_states"])
+        os.utime(made)  # within the clock's step otherwise
+        ours = store.store(states(2.0, "ours"))
+        assert store.ids() == [theirs, ours]
+
+
 def test_writers_take_turns_with_cleaning_and_compaction(path: Path) -> None:
     """A simulation, a notebook and the command line: all that each acknowledged is there."""
 
