@@ -16,9 +16,11 @@ from neurostore.osio import IO
 
 __all__ = ["WriteOut"]
 
-#: A sync costs the file system a commit of its own journal, and holds up whoever writes meanwhile:
-#: with fewer bytes than that it is not worth it.
-_BYTES: Final = 3 << 20
+#: Bytes with which the first sync is worth it, which costs the file system a commit of its own
+#: journal; and which the next ones wait for at most, each for twice as many as the one before: they
+#: hold up whoever writes meanwhile.
+_BYTES: Final = 1 << 20
+_MOST_BYTES: Final = 8 << 20
 
 _pool: tuple[int, ThreadPoolExecutor] | None = None
 
@@ -41,13 +43,13 @@ class WriteOut:
     fd
         Descriptor of the file; it stays open until `wait` has returned.
     step
-        Bytes after which a sync is worth while.
+        Bytes after which the first sync is worth while.
     """
 
     def __init__(self, io: IO, fd: int, step: int = _BYTES) -> None:
         self._io = io
         self._fd = fd
-        self._step = step
+        self._step = self._needed = step
         self._pid = os.getpid()
         self._waiting = 0
         self._running: Future[None] | None = None
@@ -55,12 +57,13 @@ class WriteOut:
     def wrote(self, count: int) -> None:
         """Note that so many bytes were handed to the system; begin to sync once it is many."""
         self._waiting += count
-        if self._waiting < self._step:
+        if self._waiting < self._needed:
             return
         running = self._running
         if running is not None and not (running.done() and running.exception() is None):
             return  # one at a time, and none after an error
         self._waiting = 0
+        self._needed = max(self._step, min(2 * self._needed, _MOST_BYTES))
         try:
             self._running = _thread().submit(self._io.sync, self._fd)
         except RuntimeError:  # the interpreter is closing down: the commit syncs by itself
@@ -73,4 +76,4 @@ class WriteOut:
             wait([running])
             self._running = None
             running.result()
-        self._waiting = 0
+        self._waiting, self._needed = 0, self._step
