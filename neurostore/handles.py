@@ -19,7 +19,6 @@ from typing import Any
 from neurostore import catalogue_file, journal, osio, overlay, safefile, tree
 from neurostore.catalogue import Catalogue
 from neurostore.damage import naming_damage
-from neurostore.emptyfile import Made
 from neurostore.errors import (
     LockTimeoutError,
     MovedError,
@@ -35,6 +34,7 @@ from neurostore.rebuilding import merge, rebuild
 from neurostore.registry import Key, Registry, key_of
 from neurostore.remote import RemoteFile
 from neurostore.stencil import Stencils
+from neurostore.tablerows import LONG
 from neurostore.tails import Tails
 from neurostore.tree import H5File
 
@@ -44,6 +44,10 @@ _log = logging.getLogger(__name__)
 
 #: Records in one commit from which on HDF5 gets a larger cache.
 _MANY = 16
+#: Catalogues of files that were closed, with where their counters stand: a loop that opens and
+#: closes need not read them again.  Long ones are left to be read.
+_left: dict[Key, tuple[Catalogue, int]] = {}
+_KEPT = 8
 
 
 class Handles:
@@ -91,6 +95,7 @@ class Handles:
         self._aside: Any = None
         #: Bytes and rows of the file as of this process's last commit.
         self.size = self.rows = 0
+        self._recall_catalogue()
 
     def _check_reads(self) -> None:
         """HDF5 takes a failed read for zeros; say that it failed."""
@@ -315,11 +320,34 @@ class Handles:
                 "file system that takes it; open the store with mode='r'"
             )
 
-    def know(self, made: Made) -> None:
-        """Take what is known of a file that this process has just made."""
-        self._catalogue = catalogue_file.known(made.state)
-        self._state_offset = made.offset
+    def know(self, held: Catalogue, offset: int) -> None:
+        """Take the catalogue of a file that this process has just made, or closed.
+
+        Parameters
+        ----------
+        held
+            Forgotten unless it is the one of the file as it is.
+        offset
+            Where in the file its counters stand.
+        """
         self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._state_offset, self._catalogue = offset, held
+        if not self._is_known() or not self._is_as_noted(held):
+            self._state_offset, self._catalogue = -1, None
+
+    def _leave_catalogue(self) -> None:
+        """Keep the catalogue for who opens the file next; before its descriptor is closed."""
+        held = self._catalogue
+        if held is not None and held.state["rows"] < LONG and self._is_known():
+            while len(_left) >= _KEPT:
+                _left.pop(next(iter(_left)), None)
+            _left[self.key] = held, self._state_offset
+
+    def _recall_catalogue(self) -> None:
+        left = _left.pop(self.key, None)
+        if left is not None:
+            with suppress(OSError):  # whoever opens the file finds out
+                self.know(*left)
 
     def _ensure_catalogue(self, durability: Durability) -> None:
         """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""

@@ -498,6 +498,7 @@ class OpenFile(Handles):
             last.callback(self._registry.forget, self)
             last.callback(self._locks.close)
             last.callback(self._close_state)
+            last.callback(self._leave_catalogue)
             if self._stencils is not None:
                 last.callback(self._stencils.leave)
             if self._aside is not None:

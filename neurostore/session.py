@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from neurostore import emptyfile, foreign, osio, reading, salvage, schema, tree
+from neurostore import catalogue_file, emptyfile, foreign, osio, reading, salvage, schema, tree
 from neurostore.arrays import Key, Place, Wanted
 from neurostore.catalogue import Catalogue, Entry, Taken
 from neurostore.damage import naming_damage
@@ -468,7 +468,7 @@ def attach(path: Path, mode: str, user: object = None, *, io: IO | None = None) 
                 tree.check_signature(path)
             session = Session(path, key, _open, io)
             if made is not None:
-                session.know(made)
+                session.know(catalogue_file.known(made.state), made.offset)
             leaving = _open.add(session)
         if user is not None:
             session.users.add(user)

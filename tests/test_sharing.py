@@ -86,6 +86,32 @@ def test_a_file_just_made_may_have_been_written_by_another_process(tmp_path: Pat
         assert store.ids() == [theirs, ours]
 
 
+def test_a_file_just_closed_may_have_been_written_by_another_process(path: Path) -> None:
+    def write(say: Say) -> str:
+        with neurostore.open(path, durability="process") as store:
+            return store.store(states(7.0, "theirs"))
+
+    with Child(write) as child:
+        theirs = child.hear()
+    with neurostore.open(path, durability="process") as store:
+        assert theirs in store.ids()
+        ours = store.store(states(8.0, "ours"))
+    close_all()
+    with neurostore.open(path, mode="r") as store:
+        assert store.ids()[-2:] == [theirs, ours]
+        assert store.verify().ok
+
+
+def test_a_file_just_closed_may_hold_what_another_did(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.h5"
+    with neurostore.open(other, durability="process") as store:
+        theirs = [store.store(states(float(n), "theirs")) for n in range(5)]
+    close_all()
+    shutil.copyfile(other, path)  # into the same file of the system
+    with neurostore.open(path, mode="r") as store:
+        assert store.ids() == theirs
+
+
 def test_a_file_just_made_may_have_been_written_by_another_tool(tmp_path: Path) -> None:
     made = tmp_path / "made.h5"
     other = tmp_path / "other.h5"

@@ -392,12 +392,25 @@ def _decode(jobs: Iterable[_Job]) -> None:
             raise _damaged(chunk.dataset, chunk.offset, str(error)) from error
 
 
+#: By the number that HDF5 gives an open file, and no other: to ask takes a third of a millisecond.
+_descriptors: dict[int, int] = {}
+
+
 def descriptor_of(dataset: h5py.h5d.DatasetID) -> int:
     """Descriptor of the file if its chunks may be read past HDF5 and its lock; else -1.
 
     That is so where HDF5 reads the file itself and nobody writes through this handle.
     """
     h5file = h5py.h5i.get_file_id(dataset)
+    known = _descriptors.get(h5file.id)
+    if known is None:
+        if len(_descriptors) >= _REMEMBERED:
+            _descriptors.clear()
+        known = _descriptors[h5file.id] = _descriptor(h5file)
+    return known
+
+
+def _descriptor(h5file: h5py.h5f.FileID) -> int:
     if not hasattr(os, "pread") or h5file.get_intent() != h5py.h5f.ACC_RDONLY:
         return -1
     if h5file.get_access_plist().get_driver() != h5py.h5fd.SEC2:

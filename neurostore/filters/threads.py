@@ -51,8 +51,9 @@ def each(
     left = iter(items)
     pending: deque[_Task[T]] = deque()
     try:
-        pending.extend(shared.add(item) for item in islice(left, ahead + 1))
-        shared.call(min(helpers, len(pending) - 1))
+        for item in islice(left, ahead + 1):
+            pending.append(shared.add(item))
+            shared.call(min(helpers, len(pending) - 1))
         while pending:
             task = pending[0]
             while not task.done:
