@@ -319,12 +319,14 @@ class Writer:
         Open for writing; it closes with itself what is opened here, once, and kept.
     raw
         The same file as bytes; HDF5 keeps no copy of what is written there.
+    state_at
+        Where its counters stand, if that is known.
     """
 
-    def __init__(self, h5file: h5py.File, raw: RawFile) -> None:
-        self._root = h5file.id
+    def __init__(self, h5file: h5py.File, raw: RawFile, state_at: int | None = None) -> None:
+        self._group = h5g.open(h5file.id, GROUP)
         self._raw = raw
-        self._state_at = state_offset(h5file)
+        self._state_at = state_offset(h5file) if state_at is None else state_at
         self._opened: dict[bytes, h5d.DatasetID] = {}
         #: Where in the file the chunks of the tables are.
         self._chunks: dict[tuple[bytes, int], int] = {}
@@ -346,7 +348,7 @@ class Writer:
         """Open a dataset of the catalogue, without a chunk cache: a row is written as a row."""
         dataset = self._opened.get(link)
         if dataset is None:
-            dataset = self._opened[link] = h5d.open(self._root, GROUP + b"/" + link, UNCACHED)
+            dataset = self._opened[link] = h5d.open(self._group, link, UNCACHED)
         return dataset
 
     def _write_texts(self, texts: Texts) -> None:
@@ -361,8 +363,8 @@ class Writer:
 
     def _write_table(self, catalogue: Catalogue, table: Table) -> None:
         link = table.kind.name.encode()
-        if link + b"/rows" not in self._opened and GROUP + b"/" + link not in self._root:
-            _create_table(h5g.open(self._root, GROUP), link, catalogue.take_numbers(1))
+        if link + b"/rows" not in self._opened and not self._group.links.exists(link):
+            self._opened |= _create_table(self._group, link, catalogue.take_numbers(1))
         for first, last in _runs(row for row in table.changed if row < table.written):
             self._put_rows(link, first, table.rows[first:last])
             catalogue.state["rewritten"] += 1
@@ -428,14 +430,16 @@ def _checked(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 # -- HDF5 --------------------------------------------------------------------------------------
 
 
-def _create_table(group: h5g.GroupID, link: bytes, number: int) -> None:
+def _create_table(group: h5g.GroupID, link: bytes, number: int) -> dict[bytes, h5d.DatasetID]:
+    """Create the table of a kind; return what it consists of by its links, open for `Writer`."""
     parent = h5g.create(group, link)
     scale = _scale(parent, b"record", None, number)
     kind = ROW_TYPE.copy()
     kind.commit(parent, b"row_t")
-    rows = h5d.create(parent, b"rows", kind, _endless(), _rows_properties())
+    rows = h5d.create(parent, b"rows", kind, _endless(), _rows_properties(), dapl=UNCACHED)
     _note(rows, "comment", "rows whose removed is not 0 are no records")
     h5py.h5ds.attach_scale(rows, scale, 0)
+    return {link + b"/rows": rows, link + b"/record": scale}
 
 
 def _note(location: Any, name: str, text: str) -> None:

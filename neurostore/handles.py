@@ -136,7 +136,9 @@ class Handles:
         if held is not None and self._catalogue_of is h5file:
             return held
         with naming_damage(f"{self.path}: its catalogue and its groups cannot be read"):
-            if held is None or not catalogue_file.refresh(held, h5file):
+            # The handle for writing was opened for the file as it is; one for reading may be older.
+            known = h5file is self._writer and self._is_known()
+            if held is None or not (known or catalogue_file.refresh(held, h5file)):
                 held = catalogue_file.read(h5file)
                 self._templates = {}
             if held is None:
@@ -308,7 +310,9 @@ class Handles:
             hold_data_lock(self._file.fileno(), self.path, alone=self._locks.alone)
             self._writer = safefile.open_h5(self._file)
             self._stencils = self._stencils or Stencils.take()
-            self._stamper = tree.Stamper(self._writer, self._file, self._stencils)
+            self._stamper = tree.Stamper(
+                self._writer, self._file, self._stencils, self._state_offset
+            )
         except BaseException:
             self._drop_writer()
             raise

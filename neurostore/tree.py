@@ -344,13 +344,17 @@ class Stamper:
         The same file as bytes.
     stencils
         Templates of the parts.
+    state_at
+        Where the counters of the catalogue stand, if that is known.
     """
 
-    def __init__(self, h5file: H5File, raw: RawFile, stencils: Stencils) -> None:
+    def __init__(
+        self, h5file: H5File, raw: RawFile, stencils: Stencils, state_at: int | None = None
+    ) -> None:
         self._h5file = h5file
         self._stencils = stencils
         self._raw = raw
-        self._rows = catalogue_file.Writer(h5file, raw)
+        self._rows = catalogue_file.Writer(h5file, raw, state_at)
         self._growers: dict[str, Grower] = {}
         self._parents: dict[str, h5g.GroupID] = {}
 
