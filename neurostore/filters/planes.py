@@ -158,14 +158,15 @@ def joint_share(planes: Sequence[Array] | Array) -> float:
 
 def _constants(block: Array, chunk: tuple[int, ...]) -> list[int | None]:
     """Of each plane the byte that all its bytes are, or None."""
-    words = block.view(_WORDS[block.itemsize])
-    any_set = int(np.bitwise_or.reduce(words, axis=None))
-    all_set = int(np.bitwise_and.reduce(words, axis=None)) if block.shape == chunk else 0
-    size = block.itemsize
-    pairs = zip(
-        any_set.to_bytes(size, sys.byteorder), all_set.to_bytes(size, sys.byteorder), strict=True
-    )
-    return [one if one == other else None for one, other in pairs]
+    words, size = block.view(_WORDS[block.itemsize]), block.itemsize
+    any_set = int(np.bitwise_or.reduce(words, axis=None)).to_bytes(size, sys.byteorder)
+    # Two values mostly tell that no plane is constant but those without a bit.
+    two = int(words[(0,) * words.ndim] & words[(-1,) * words.ndim])
+    all_set = bytes(size)
+    pairs = zip(any_set, two.to_bytes(size, sys.byteorder), strict=True)
+    if block.shape == chunk and any(one == other != 0 for one, other in pairs):
+        all_set = int(np.bitwise_and.reduce(words, axis=None)).to_bytes(size, sys.byteorder)
+    return [one if one == other else None for one, other in zip(any_set, all_set, strict=True)]
 
 
 def _runs(values: list[int | None]) -> Iterator[tuple[int, int, int | None]]:
