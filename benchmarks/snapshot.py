@@ -28,9 +28,9 @@ def run(folder: Path, *, quick: bool) -> Table:
         f"A snapshot of {neurons:,} neurons and a plasticity trace",
         "Random: adjacency int64 of 0/1, weights log-normal and 10 % dense, states, and a dense "
         "random trace. Real: the connectome of 3,013 neurons, and the membrane potentials of a "
-        "simulation. From opening a new file to closing it, with the syncs of the commits (`power`, "
-        "the default) and without (`process`); then one more into a file that is open. The peer is "
-        "h5py with gzip 6 and Fletcher-32, flushed and not synced.",
+        "simulation. From opening a new file to closing it, with the syncs of the commits "
+        "(`power`, the default) and without (`process`); then one more into a file that is open. "
+        "The peer is h5py with gzip 6 and Fletcher-32, flushed and not synced.",
     )
     for what, arrays in networks(neurons, quick).items():
         table.rows += figures(folder, what, arrays, rounds)
@@ -44,7 +44,7 @@ def figures(folder: Path, what: str, arrays: Arrays, rounds: int) -> list[Row | 
     rows: list[Row | Line] = []
     for durability in DURABILITIES[::-1]:
         written = duel(
-            lambda _: by_storage(ours, arrays, durability),
+            lambda _, durability=durability: by_storage(ours, arrays, durability),
             lambda _: by_h5py(peer, arrays),
             rounds=rounds,
         )
