@@ -334,10 +334,14 @@ class Handles:
         offset
             Where in the file its counters stand.
         """
-        self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        self._state_offset, self._catalogue = offset, held
-        if not self._is_known() or not self._is_as_noted(held):
-            self._state_offset, self._catalogue = -1, None
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        there = os.fstat(fd)
+        same = (there.st_dev, there.st_ino) == self.key
+        noted = there.st_mtime_ns == held.state["modified"]
+        if same and noted and catalogue_file.state_at(fd, offset) == held.state:
+            self._state_fd, self._state_offset, self._catalogue = fd, offset, held
+        else:
+            os.close(fd)
 
     def _leave_catalogue(self) -> None:
         """Keep the catalogue for who opens the file next; before its descriptor is closed."""
