@@ -125,6 +125,11 @@ class Table:
     _fetching: threading.Lock = field(default_factory=threading.Lock)
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether no row is left in the file."""
+        return self._unread is None
+
+    @property
     def buffer(self) -> np.ndarray[Any, Any]:
         """All rows, and room for more."""
         if self._unread is not None:

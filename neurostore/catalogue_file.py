@@ -43,6 +43,7 @@ __all__ = [
     "chunk_place",
     "create",
     "identified",
+    "is_as",
     "known",
     "read",
     "read_state",
@@ -167,20 +168,26 @@ def refresh(held: Catalogue, h5file: h5py.File) -> bool:
     """
     if held.is_ahead():
         return False
-    before = dict(held.state)
+    before, done = dict(held.state), False
     try:
         guard.check_path(h5file.id, GROUP + b"/state")
         read_state(h5file, held)
-        if held.state == before:
-            return True
-        parts = _parts(h5file)
-        if any(held.state[name] != before[name] for name in _UNCHANGED):
-            held.state = before
-            return False
-        _read_new(h5file, parts, held)
+        done = is_as(held, before)
+        if not done and all(held.state[name] == before[name] for name in _UNCHANGED):
+            _read_new(h5file, _parts(h5file), held)
+            done = True
     except _DAMAGES:
         return False
-    return True
+    finally:
+        if not done:  # an interrupt, too: counters of rows that were not read hide them for good
+            held.state = before
+    return done
+
+
+def is_as(held: Catalogue, state: Mapping[str, int] | None) -> bool:
+    """Tell whether a catalogue is the one with these counters, and has all that they count."""
+    rows = sum(table.size for table in held.tables.values())
+    return held.state == state and rows == held.state["rows"] and not held.is_ahead()
 
 
 _DAMAGES = (KeyError, OSError, ValueError, RuntimeError, IndexError)
@@ -268,10 +275,14 @@ def _places(group: h5g.GroupID) -> Iterator[tuple[int, int]]:
 
 def read_state(h5file: h5py.File, catalogue: Catalogue) -> None:
     """Fill in the counters of a catalogue."""
-    _take_state(h5d.open(h5file.id, GROUP + b"/state"), catalogue)
+    dataset = h5d.open(h5file.id, GROUP + b"/state")
+    guard.check_dataset(dataset, f"{GROUP.decode()}/state")
+    _take_state(dataset, catalogue)
 
 
 def _take_state(dataset: h5d.DatasetID, catalogue: Catalogue) -> None:
+    if dataset.shape != (_STATE_SIZE,):  # HDF5 would write beyond the end of the array
+        raise ValueError(f"catalogue/state: shape {dataset.shape}, expected ({_STATE_SIZE},)")
     values = np.empty(_STATE_SIZE, "<i8")
     dataset.read(h5s.ALL, h5s.ALL, values)
     found = _state_of(values.tobytes())

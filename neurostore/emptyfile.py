@@ -35,7 +35,7 @@ ROOT_ATTRS: Mapping[str, Any] = {
 }
 #: In place of the time at which the file is made, to be found again: 1,700 years before Christ.
 _WHEN = -1.1588412345678e11
-_TIME = struct.Struct("<d")
+_TIME = struct.Struct("=d")
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,14 @@ class _Empty:
     state: int
 
 
-def build(temporary: str, page_size: int = 0) -> Made:
+def build(temporary: str) -> Made:
     """Fill the file at ``temporary`` with the empty tree of a store.
 
     ``FSPACE_STRATEGY_NONE``: the others reuse freed space, and a reader of a deleted dataset
-    then reads another record's values without an error.  A finished file may be laid out in pages
-    of ``page_size`` bytes for object storage.
+    then reads another record's values without an error.
     """
     now = time.time_ns()
-    empty = _empty(page_size)
+    empty = _empty(0)
     data = bytearray(empty.data)
     data[empty.age : empty.age + _TIME.size] = _TIME.pack(now / 1e9)
     data[empty.header] = sealed(bytes(data[empty.header][:-4]))
@@ -85,7 +84,10 @@ def build(temporary: str, page_size: int = 0) -> Made:
 
 
 def lay(temporary: str | os.PathLike[str], page_size: int = 0) -> None:
-    """Do as :func:`build` for a file that gets the identity and the age of another."""
+    """Do as :func:`build` for a file that gets the identity and the age of another.
+
+    A finished file may be laid out in pages of ``page_size`` bytes for object storage.
+    """
     with open(temporary, "wb") as stream:
         stream.write(_empty(page_size).data)
 

@@ -335,21 +335,26 @@ class Handles:
             Where in the file its counters stand.
         """
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        there = os.fstat(fd)
-        same = (there.st_dev, there.st_ino) == self.key
-        noted = there.st_mtime_ns == held.state["modified"]
-        if same and noted and catalogue_file.state_at(fd, offset) == held.state:
-            self._state_fd, self._state_offset, self._catalogue = fd, offset, held
-        else:
-            os.close(fd)
+        try:
+            there = os.fstat(fd)
+            same = (there.st_dev, there.st_ino) == self.key
+            noted = there.st_mtime_ns == held.state["modified"]
+            if same and noted and catalogue_file.is_as(held, catalogue_file.state_at(fd, offset)):
+                self._state_fd, self._state_offset, self._catalogue = fd, offset, held
+        finally:
+            if self._state_fd != fd:
+                os.close(fd)
 
     def _leave_catalogue(self) -> None:
         """Keep the catalogue for who opens the file next; before its descriptor is closed."""
         held = self._catalogue
-        if held is not None and held.state["rows"] < LONG and self._is_known():
-            while len(_left) >= _KEPT:
-                _left.pop(next(iter(_left)), None)
-            _left[self.key] = held, self._state_offset
+        with suppress(OSError):  # then it is read again
+            if held is None or held.state["rows"] >= LONG or not self._is_known():
+                return
+            if all(table.is_in_memory for table in held.tables.values()):
+                while len(_left) >= _KEPT:
+                    _left.pop(next(iter(_left)), None)
+                _left[self.key] = held, self._state_offset
 
     def _recall_catalogue(self) -> None:
         left = _left.pop(self.key, None)
@@ -359,7 +364,7 @@ class Handles:
 
     def _ensure_catalogue(self, durability: Durability) -> None:
         """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""
-        if self._is_known():
+        if self._is_known() and self._catalogue is not None and self._is_as_noted(self._catalogue):
             return
         with tree.open_native(self.path) as h5file:
             held, self._catalogue_of = self._catalogue, None
@@ -380,9 +385,11 @@ class Handles:
     def _is_known(self) -> bool:
         """Tell whether the catalogue is the one that there was at the file's last commit."""
         held = self._catalogue
-        if held is None or self._state_fd < 0 or self._state_offset < 0 or held.is_ahead():
+        if held is None or self._state_fd < 0 or self._state_offset < 0:
             return False
-        return catalogue_file.state_at(self._state_fd, self._state_offset) == held.state
+        return catalogue_file.is_as(
+            held, catalogue_file.state_at(self._state_fd, self._state_offset)
+        )
 
     def _roll_back(self) -> None:
         """Forget what is uncommitted; the handle is opened anew when it is next needed."""

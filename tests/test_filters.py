@@ -826,6 +826,29 @@ def test_what_fails_in_a_thread_is_raised_in_its_turn() -> None:
         next(stream)
 
 
+def test_nobody_waits_for_the_end_of_what_another_has_begun() -> None:
+    gate = threading.Event()
+    begun = threading.Semaphore(0)
+
+    def wait(number: int) -> None:
+        begun.release()
+        gate.wait()
+
+    other = threading.Thread(target=lambda: list(each(wait, zip(range(50)), 2**30, 1)))
+    other.start()
+    for _ in range(cores()):
+        begun.acquire()
+    late = threading.Timer(20, gate.set)
+    late.start()
+    try:
+        assert list(each(lambda n: n, zip(range(5)), 2**30, 1)) == list(range(5))
+        assert not gate.is_set()
+    finally:
+        late.cancel()
+        gate.set()
+        other.join()
+
+
 def test_an_interrupt_of_the_caller_is_raised_at_once() -> None:
     here = threading.get_ident()
 

@@ -16,6 +16,7 @@ from neurostore import HDF5Storage
 from neurostore.errors import AmbiguousRecordError, DamagedError, RecordNotFoundError
 from neurostore.index import EventIndex
 from neurostore.schema import KINDS
+from neurostore.session import close_all
 from tests.samples import assert_same, record
 
 T = 12.5
@@ -417,6 +418,12 @@ def filled(path: Path) -> list[str]:
         return store.ids()
 
 
+def lengthen_state(path: Path) -> None:
+    with h5py.File(path, "a") as h5file:
+        del h5file["catalogue/state"]
+        h5file["catalogue/state"] = np.zeros(4_000_000, "i8")
+
+
 def delete(path: Path) -> None:
     with h5py.File(path, "a") as h5file:
         del h5file["catalogue"]
@@ -454,6 +461,7 @@ def overwrite(name: str) -> Any:
 DAMAGES = [
     delete,
     delete_a_table,
+    lengthen_state,
     shorten,
     truncate_names,
     overwrite("spike_train/rows"),
@@ -490,6 +498,18 @@ def test_a_lost_catalogue_loses_nothing(tmp_path: Path, damage: Any, mode: Any) 
         assert sorted(store.ids()) == sorted([*ids, new, again])
         for record_id in store.ids():
             store.retrieve(record_id).load()
+
+
+def test_a_catalogue_that_is_deleted_while_the_store_is_open_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    with neurostore.open(path) as store:  # knows its catalogue without having read it
+        delete(path)
+        new = store.store(neurostore.spike_train([0.9], [9], timestamp=50.0))
+        assert store.ids() == [new]
+    close_all()
+    with neurostore.open(path, "r") as store:
+        assert store.ids() == [new]
+        assert store.verify().ok
 
 
 # -- records that others add to a store

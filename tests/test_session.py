@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from neurostore import catalogue_file, schema, tablerows
 from neurostore.catalogue import ROW
 from neurostore.errors import DamagedError, RecordNotFoundError, StoreError, ValidationError
 from neurostore.schema import KINDS
-from neurostore.session import attach
+from neurostore.session import attach, close_all
 
 
 def train(count: int, timestamp: float, **options: object) -> xr.Dataset:
@@ -125,13 +126,16 @@ def test_a_damaged_catalogue_costs_nothing(path: Path, damage: str) -> None:
 @pytest.fixture(scope="module")
 def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with rows for more blocks than one, which threads read, and a record for the first."""
-    path = tmp_path_factory.mktemp("rows") / "run.h5"
+    return with_rows(tmp_path_factory.mktemp("rows") / "run.h5", 2 * tablerows.BLOCK + 700)
+
+
+def with_rows(path: Path, count: int) -> Path:
     with neurostore.open(path, durability="process") as store:
         store.store(train(5, 0.0))
     session = attach(path, "a")
     with session.writing(timeout=10, durability="process") as catalogue:
         table = catalogue.tables["spike_train"]
-        rows = np.repeat(table.rows[:1], 2 * tablerows.BLOCK + 700)
+        rows = np.repeat(table.rows[:1], count)
         rows["timestamp"] = rows["serial"] = np.arange(1, len(rows) + 1)
         catalogue.state["serial"] += len(rows)
         table.append(rows)
@@ -232,6 +236,89 @@ def test_a_reader_reads_new_rows_alone(path: Path) -> None:
     found = [entry.id for entry in held.entries()]
     assert found == [*before, new]
     assert held.find(new) is not None
+
+
+def test_rows_that_cannot_be_read_are_not_counted_as_read(path: Path) -> None:
+    with h5py.File(path) as h5file:
+        held = catalogue_file.read(h5file)
+    assert held is not None
+    before = dict(held.state)
+    with neurostore.open(path) as store:
+        store.store(train(5, 50.0))
+    close_all()
+    with h5py.File(path, "r+") as h5file:
+        table = h5file["catalogue/spike_train/rows"]
+        rows = table[:]
+        good = rows["length"][3]
+        rows["length"][3] = 77
+        table[:] = rows
+    with h5py.File(path) as h5file:
+        assert not catalogue_file.refresh(held, h5file)
+    assert held.state == before
+    with h5py.File(path, "r+") as h5file:
+        rows["length"][3] = good
+        h5file["catalogue/spike_train/rows"][:] = rows
+    with h5py.File(path) as h5file:
+        assert catalogue_file.refresh(held, h5file)
+    assert [entry.id for entry in held.entries()][-1] == "train_50.0"
+
+
+def test_a_catalogue_without_the_rows_that_it_counts_is_not_the_one_of_the_file(path: Path) -> None:
+    with h5py.File(path) as h5file:
+        held = catalogue_file.read(h5file)
+        assert held is not None
+        assert catalogue_file.is_as(held, held.state)
+        for table in held.tables.values():
+            table.size = min(table.size, 2)
+        assert not catalogue_file.is_as(held, held.state)
+
+
+def open_descriptors(path: Path) -> list[str]:
+    held = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            held.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [name for name in held if name.split(" ")[0] == str(path)]
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc")
+
+
+@needs_proc
+def test_a_closed_file_keeps_its_catalogue_and_no_descriptor(path: Path) -> None:
+    for _ in range(3):
+        with neurostore.open(path, mode="r") as store:
+            ids = store.ids()
+        close_all()
+        assert open_descriptors(path) == []
+        session = attach(path, "r")  # nothing was read yet
+        assert session._catalogue is not None
+        assert [entry.id for entry in session._catalogue.entries()] == ids
+        session.close()
+        assert open_descriptors(path) == []
+
+
+@needs_proc
+def test_a_file_in_the_place_of_a_closed_one_leaves_no_descriptor(path: Path) -> None:
+    for turn in range(5):  # the system gives the number of the old file to the new one
+        with neurostore.open(path, durability="process") as store:
+            store.store(train(5, float(turn)))
+        close_all()
+        path.unlink()
+        assert open_descriptors(path) == []
+
+
+@needs_proc
+def test_rows_that_stay_in_a_file_are_not_kept_beyond_its_closing(tmp_path: Path) -> None:
+    made = with_rows(tmp_path / "run.h5", tablerows.LONG - 300)
+    path = Path(shutil.copy2(made, tmp_path / "fresh.h5"))  # as untouched as the other
+    session = attach(path, "r")
+    with session.reading():
+        assert not session.catalogue.tables["spike_train"].is_in_memory
+    session.close()
+    del session
+    gc.collect()
+    assert open_descriptors(path) == []
 
 
 @pytest.mark.parametrize("change", ["remove", "compact", "store", "rotate"])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -86,10 +86,11 @@ class _Task(Generic[T]):
             self.error = error
         self.done = True
 
-    def outcome(self) -> Any:
-        if self.error is not None:
-            raise self.error
-        return self.result
+    def outcome(self) -> T:
+        error, self.error = self.error, None  # its traceback leads back here
+        if error is not None:
+            raise error
+        return cast(T, self.result)
 
 
 class _Shared(Generic[T]):
@@ -123,12 +124,13 @@ class _Shared(Generic[T]):
             self._finished.get()
         else:
             task.run(self._function)
-            if isinstance(task.error, KeyboardInterrupt):  # not in its turn, and not only perhaps
-                raise task.error
+            if task.error is not None and not isinstance(task.error, Exception):
+                raise task.error  # an interrupt: not in its turn, and not only perhaps
 
     def end(self) -> None:
         self._row.clear()
-        wait(self._helpers)
+        # Those that have not begun may be waiting for the end of somebody else's work.
+        wait([helper for helper in self._helpers if not helper.cancel()])
 
     def _help(self) -> None:
         while True:
