@@ -40,15 +40,18 @@ def run(folder: Path, *, quick: bool) -> Table:
 
 def figures(folder: Path, what: str, arrays: Arrays, rounds: int) -> list[Row | Line]:
     """Write, read and size of one network."""
-    ours, peer = folder / "snapshot.h5", folder / "snapshot-bare.h5"
     rows: list[Row | Line] = []
-    for durability in DURABILITIES[::-1]:
+    for durability in DURABILITIES:
+        # A path of its own for each: to free the space of an older file is no part of this.
+        made = folder / durability
+        made.mkdir(exist_ok=True)
         written = duel(
-            lambda _, durability=durability: by_storage(ours, arrays, durability),
-            lambda _: by_h5py(peer, arrays),
+            lambda turn, to=made, how=durability: by_storage(to / f"{what}-{turn}.h5", arrays, how),
+            lambda turn, to=made: by_h5py(to / f"{what}-bare-{turn}.h5", arrays),
             rounds=rounds,
         )
-        rows.insert(0, speedup(f"{what}: write, new file, `{durability}`", written, 10))
+        ours, peer = made / f"{what}-0.h5", made / f"{what}-bare-0.h5"
+        rows.append(speedup(f"{what}: write, new file, `{durability}`", written, 10))
     read = duel(lambda _: from_storage(ours), lambda _: from_h5py(peer), rounds=rounds)
     bytes_ours, bytes_peer = (float(path.stat().st_size) for path in (ours, peer))
     return [
@@ -106,7 +109,6 @@ def network(n: int) -> Arrays:
 
 def by_storage(path: Path, arrays: Arrays, durability: Durability) -> None:
     """Write with the array face."""
-    path.unlink(missing_ok=True)
     with neurostore.HDF5Storage(path, durability=durability) as storage:
         store(storage, arrays, 1.0)
 
