@@ -42,14 +42,13 @@ __all__ = [
     "blank",
     "chunk_place",
     "create",
-    "identified",
     "is_as",
-    "known",
     "read",
     "read_state",
     "refresh",
     "sound_rows",
     "state_at",
+    "state_bytes",
     "state_offset",
 ]
 
@@ -72,13 +71,6 @@ class RawFile(Protocol):
 # -- making ------------------------------------------------------------------------------------
 
 
-def known(state: dict[str, int]) -> Catalogue:
-    """Return the catalogue of a file in which there are no records yet, by its counters."""
-    fresh = Catalogue()
-    fresh.state.update(state)
-    return fresh
-
-
 def blank(first_number: int = 0) -> Catalogue:
     """Return the catalogue of a file that has just been made, with an identity of its own."""
     fresh = Catalogue()
@@ -94,7 +86,7 @@ def create(h5file: h5py.File, first_number: int = 0) -> None:
     _note(group, "what", "time table of the records; a cache, rebuilt where it is absent")
     fresh = blank(first_number)
     scale = _scale(group, b"field", _STATE_SIZE, first_number)
-    properties = _properties(None)
+    properties = _properties()
     properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
     space = h5s.create_simple((_STATE_SIZE,))
     state = h5d.create(group, b"state", h5t.STD_I64LE, space, properties)
@@ -104,19 +96,7 @@ def create(h5file: h5py.File, first_number: int = 0) -> None:
     texts = h5d.create(group, b"names", h5t.STD_U8LE, _endless(), _properties(4096))
     h5py.h5ds.attach_scale(texts, scale, 0)
     _note(texts, "long_name", "texts of the other tables in UTF-8, each ended by NUL")
-    state.write(h5s.ALL, h5s.ALL, _state_values(fresh.state))
-
-
-def identified(data: bytes | bytearray, offset: int, modified: int) -> tuple[dict[str, int], bytes]:
-    """Tell a copied file apart from every other, and note when it was last changed.
-
-    Returns what the state at ``offset`` of its bytes is to be, as counters and as bytes.
-    """
-    state = _state_of(bytes(data[offset : offset + 8 * _STATE_SIZE]))
-    assert state is not None
-    state |= {name: secrets.randbits(63) for name in ("file_id_0", "file_id_1")}
-    state["modified"] = modified
-    return state, _state_values(state).tobytes()
+    state.write(h5s.ALL, h5s.ALL, _state_values(fresh))
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -353,7 +333,7 @@ class Writer:
         catalogue.state["rows"] = sum(table.size for table in catalogue.tables.values())
         catalogue.state["texts"] = len(catalogue.texts)
         catalogue.state["texts_crc"] = catalogue.texts.crc
-        self._raw.put(_state_values(catalogue.state).tobytes(), self._state_at)
+        self._raw.put(state_bytes(catalogue), self._state_at)
 
     def _dataset(self, link: bytes) -> h5d.DatasetID:
         """Open a dataset of the catalogue, without a chunk cache: a row is written as a row."""
@@ -417,9 +397,14 @@ def _runs(rows: Iterable[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _state_values(state: Mapping[str, int]) -> np.ndarray[Any, Any]:
+def state_bytes(catalogue: Catalogue) -> bytes:
+    """Return the counters of a catalogue as they stand in the file."""
+    return _state_values(catalogue).tobytes()
+
+
+def _state_values(catalogue: Catalogue) -> np.ndarray[Any, Any]:
     values = np.zeros(_STATE_SIZE, "<i8")
-    values[: len(STATE)] = [state[name] for name in STATE]
+    values[: len(STATE)] = [catalogue.state[name] for name in STATE]
     values[-1] = np.bitwise_xor.reduce(values) ^ SOUND
     return values
 
@@ -462,7 +447,7 @@ def _scale(group: h5g.GroupID, link: bytes, size: int | None, number: int) -> h5
     if size is None:
         space, properties = _endless(), _properties(1024)
     else:
-        space, properties = h5s.create_simple((size,)), _properties(None)
+        space, properties = h5s.create_simple((size,)), _properties()
     scale = h5d.create(group, link, h5t.IEEE_F32BE, space, properties)
     h5py.h5ds.set_scale(scale, b"This is a netCDF dimension but not a netCDF variable.         0")
     h5attrs.write(scale, h5attrs.pack("_Netcdf4Dimid", np.int32(number)))
@@ -473,7 +458,7 @@ def _endless() -> h5s.SpaceID:
     return h5s.create_simple((0,), (h5s.UNLIMITED,))
 
 
-def _properties(chunk: int | None) -> h5p.PropDCID:
+def _properties(chunk: int | None = None) -> h5p.PropDCID:
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
     if chunk is not None:

@@ -21,9 +21,10 @@ import numpy as np
 from h5py import h5f, h5o, h5p
 
 from neurostore import catalogue_file, h5attrs, schema
+from neurostore.catalogue import Catalogue
 from neurostore.objectheader import read_form, sealed
 
-__all__ = ["Made", "build", "lay"]
+__all__ = ["build", "lay"]
 
 #: What a stranger who opens the file is told; text as NUL-free UTF-8 of fixed length.
 ROOT_ATTRS: Mapping[str, Any] = {
@@ -39,22 +40,6 @@ _TIME = struct.Struct("=d")
 
 
 @dataclass(frozen=True)
-class Made:
-    """What is known of a file that has just been made.
-
-    Parameters
-    ----------
-    state
-        The counters of its catalogue.
-    offset
-        Where in the file they stand.
-    """
-
-    state: dict[str, int]
-    offset: int
-
-
-@dataclass(frozen=True)
 class _Empty:
     """An empty store as bytes, and where in them its age, the header with it and the state are."""
 
@@ -64,8 +49,10 @@ class _Empty:
     state: int
 
 
-def build(temporary: str) -> Made:
+def build(temporary: str) -> tuple[Catalogue, int]:
     """Fill the file at ``temporary`` with the empty tree of a store.
+
+    Returns its catalogue, and where in the file the counters of that stand.
 
     ``FSPACE_STRATEGY_NONE``: the others reuse freed space, and a reader of a deleted dataset
     then reads another record's values without an error.
@@ -75,12 +62,14 @@ def build(temporary: str) -> Made:
     data = bytearray(empty.data)
     data[empty.age : empty.age + _TIME.size] = _TIME.pack(now / 1e9)
     data[empty.header] = sealed(bytes(data[empty.header][:-4]))
-    state, values = catalogue_file.identified(data, empty.state, now)
+    held = catalogue_file.blank()
+    held.state["modified"] = now
+    values = catalogue_file.state_bytes(held)
     data[empty.state : empty.state + len(values)] = values
     with open(temporary, "wb") as stream:
         stream.write(data)
     os.utime(temporary, ns=(now, now))  # so that nobody looks for what others put into it
-    return Made(state, empty.state)
+    return held, empty.state
 
 
 def lay(temporary: str | os.PathLike[str], page_size: int = 0) -> None:

@@ -334,16 +334,15 @@ class Handles:
         offset
             Where in the file its counters stand.
         """
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = self._state_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._state_offset, self._catalogue, known = offset, held, False
         try:
             there = os.fstat(fd)
-            same = (there.st_dev, there.st_ino) == self.key
-            noted = there.st_mtime_ns == held.state["modified"]
-            if same and noted and catalogue_file.is_as(held, catalogue_file.state_at(fd, offset)):
-                self._state_fd, self._state_offset, self._catalogue = fd, offset, held
+            known = (there.st_dev, there.st_ino) == self.key and self._is_known()
         finally:
-            if self._state_fd != fd:
-                os.close(fd)
+            if not known:
+                self._close_state()
+                self._state_offset, self._catalogue = -1, None
 
     def _leave_catalogue(self) -> None:
         """Keep the catalogue for who opens the file next; before its descriptor is closed."""
@@ -364,7 +363,7 @@ class Handles:
 
     def _ensure_catalogue(self, durability: Durability) -> None:
         """Give a file that others wrote its catalogue: in a copy, so that no step can hurt it."""
-        if self._is_known() and self._catalogue is not None and self._is_as_noted(self._catalogue):
+        if self._is_known():
             return
         with tree.open_native(self.path) as h5file:
             held, self._catalogue_of = self._catalogue, None
@@ -383,13 +382,12 @@ class Handles:
             self._remember_state(h5file)
 
     def _is_known(self) -> bool:
-        """Tell whether the catalogue is the one that there was at the file's last commit."""
+        """Tell whether the catalogue is that of the file as it is, which nobody else touched."""
         held = self._catalogue
         if held is None or self._state_fd < 0 or self._state_offset < 0:
             return False
-        return catalogue_file.is_as(
-            held, catalogue_file.state_at(self._state_fd, self._state_offset)
-        )
+        state = catalogue_file.state_at(self._state_fd, self._state_offset)
+        return catalogue_file.is_as(held, state) and self._is_as_noted(held)
 
     def _roll_back(self) -> None:
         """Forget what is uncommitted; the handle is opened anew when it is next needed."""

@@ -20,11 +20,10 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from neurostore import catalogue_file, emptyfile, foreign, osio, reading, salvage, schema, tree
+from neurostore import emptyfile, foreign, osio, reading, salvage, schema, tree
 from neurostore.arrays import Key, Place, Wanted
 from neurostore.catalogue import Catalogue, Entry, Taken
 from neurostore.damage import naming_damage
-from neurostore.emptyfile import Made
 from neurostore.errors import (
     ClosedError,
     DamagedError,
@@ -468,7 +467,7 @@ def attach(path: Path, mode: str, user: object = None, *, io: IO | None = None) 
                 tree.check_signature(path)
             session = Session(path, key, _open, io)
             if made is not None:
-                session.know(catalogue_file.known(made.state), made.offset)
+                session.know(*made)
             leaving = _open.add(session)
         if user is not None:
             session.users.add(user)
@@ -553,8 +552,8 @@ def forget_idle(path: Path) -> None:
     session.close()
 
 
-def create(path: Path, io: IO | None = None) -> Made:
-    """Make an empty store at ``path``, whole or not at all."""
+def create(path: Path, io: IO | None = None) -> tuple[Catalogue, int]:
+    """Make an empty store at ``path``, whole or not at all; return what `emptyfile.build` does."""
     try:
         return osio.create(path, emptyfile.build, io=io)
     except PermissionError as error:

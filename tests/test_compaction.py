@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from descriptors import needs_proc, open_files
 from samples import assert_same, record, variants
 
 import neurostore
@@ -300,14 +300,11 @@ def test_who_writes_to_a_full_disk_waits_for_space_that_is_being_freed(tmp_path:
         assert not io.full
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at what the process has open in /proc")
+@needs_proc
 def test_a_large_file_is_freed_by_a_thread(tmp_path: Path) -> None:
     def left() -> list[str]:
-        found = []
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # that of the listing itself
-                found.append(os.readlink(f"/proc/self/fd/{name}"))
-        return [name for name in found if name.startswith(str(tmp_path)) and "deleted" in name]
+        ours = [name for name in open_files() if name.startswith(str(tmp_path))]
+        return [name for name in ours if "deleted" in name]
 
     noise = np.random.default_rng(0).random(300_000)
     with neurostore.open(tmp_path / "run.h5", compression=None) as store:

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from descriptors import needs_proc, open_files
 
 import neurostore
 from neurostore import catalogue_file, schema, tablerows
@@ -274,14 +275,7 @@ def test_a_catalogue_without_the_rows_that_it_counts_is_not_the_one_of_the_file(
 
 
 def open_descriptors(path: Path) -> list[str]:
-    held = []
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            held.append(os.readlink(f"/proc/self/fd/{name}"))
-    return [name for name in held if name.split(" ")[0] == str(path)]
-
-
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc")
+    return [name for name in open_files() if name.split(" ")[0] == str(path)]
 
 
 @needs_proc
